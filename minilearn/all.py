@@ -1,0 +1,131 @@
+"""What a notebook needs: ``from minilearn.all import *``.
+
+`__all__` is written out: nothing gets into a notebook by accident. ``plt`` is matplotlib's pyplot, imported when it
+is first used.
+"""
+
+import importlib
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fastcore.xtras  # noqa: F401 -- gives every Path its ls()
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastcore.foundation import L
+from PIL import Image
+from torch import Tensor, nn, optim
+
+from minilearn.callback import (
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+)
+from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TerminateOnNaN, TrainEval
+from minilearn.data import (
+    DataError,
+    DataLoader,
+    DataLoaders,
+    URLs,
+    digits,
+    digits_sample,
+    mnist,
+    mnist_sample,
+    untar_data,
+)
+from minilearn.learner import Learner, trainable_params
+from minilearn.losses import mnist_loss
+from minilearn.metrics import (
+    AvgLoss,
+    AvgMetric,
+    AvgSmoothLoss,
+    Metric,
+    accuracy,
+    batch_accuracy,
+    error_rate,
+    mae,
+    mse,
+    rmse,
+)
+from minilearn.optim import SGD, Adam, Optimizer
+from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
+from minilearn.tensors import default_device, set_seed, tensor, to_device
+
+
+class _Later(ModuleType):
+    """A module that is imported when something of it is first asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+plt: Any = _Later("matplotlib.pyplot")
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AvgLoss",
+    "AvgMetric",
+    "AvgSmoothLoss",
+    "Callback",
+    "CancelBackwardException",
+    "CancelBatchException",
+    "CancelEpochException",
+    "CancelException",
+    "CancelFitException",
+    "CancelStepException",
+    "CancelTrainException",
+    "CancelValidException",
+    "DataError",
+    "DataLoader",
+    "DataLoaders",
+    "DevicePlacement",
+    "F",
+    "Image",
+    "L",
+    "Learner",
+    "Metric",
+    "Optimizer",
+    "Path",
+    "ProgressCallback",
+    "Recorder",
+    "Tensor",
+    "TerminateOnNaN",
+    "TrainEval",
+    "URLs",
+    "accuracy",
+    "batch_accuracy",
+    "default_device",
+    "digits",
+    "digits_sample",
+    "error_rate",
+    "mae",
+    "mnist",
+    "mnist_loss",
+    "mnist_sample",
+    "mse",
+    "nn",
+    "np",
+    "optim",
+    "partial",
+    "plot_images",
+    "plot_loss",
+    "plot_metrics",
+    "plt",
+    "rmse",
+    "set_seed",
+    "show_image",
+    "tensor",
+    "to_device",
+    "torch",
+    "trainable_params",
+    "untar_data",
+]

@@ -1,0 +1,24 @@
+"""Stopping where the loss is no longer a number."""
+
+from minilearn.callback import Callback, CancelFitException
+from minilearn.callbacks.recorder import Recorder
+
+
+class TerminateOnNaN(Callback):
+    """Ends the fit when the training loss is nan or infinite; the Recorder's warning says where that began.
+
+    It looks at the losses that the Recorder has read: on a CPU each batch's, on a GPU those of a few hundred batches
+    ago, or fewer where a progress bar shows the loss, so that no batch waits for the device.
+    """
+
+    order = Recorder.order + 1  # reads what the Recorder has seen
+
+    def after_loss(self) -> None:
+        self._look()
+
+    def after_train(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        if self.learn.recorder.nan_at is not None:
+            raise CancelFitException

@@ -1,0 +1,128 @@
+"""What a person sees of a fit: the table, a row an epoch, and a bar where there is somebody to look at it."""
+
+import sys
+import time
+from typing import Any
+
+from minilearn.callback import Callback
+from minilearn.callbacks.recorder import Recorder
+
+REDRAW_S = 0.1
+"""A live bar is drawn anew at most this often."""
+
+
+class ProgressCallback(Callback):
+    """Prints the Recorder's rows as a table; on a terminal and in a notebook with a live bar below it.
+
+    Into a pipe or a file goes one line an epoch and nothing else. `learn.no_bar()` leaves the bar out,
+    `learn.no_logging()` everything; a Learner's own `logger` gets the lines instead of `print`.
+    """
+
+    order = Recorder.order + 1  # prints the row that the Recorder has made
+
+    def __init__(self) -> None:
+        self._master: Any = None
+        self._bar: Any = None
+        self._live = False
+        self._in_fit = False
+
+    def before_fit(self) -> None:
+        self._in_fit, self._header_due = True, True
+        names = self.learn.recorder.metric_names
+        self._widths = [max(len(name), 5 if name in ("epoch", "time") else 8) for name in names]
+        self._live = self.learn.show_bar and self.learn.logger is print
+        if self._live and in_notebook():
+            from fastprogress.fastprogress import NBMasterBar
+
+            self._master = NBMasterBar(None, total=self.n_epoch)
+            self._master.update(0)
+            self._master.write(names, table=True)
+        elif not sys.stdout.isatty():
+            self._live = False
+
+    def before_train(self) -> None:
+        self._start_bar()
+
+    def after_batch(self) -> None:
+        if self._bar is not None and time.monotonic() >= self._due:
+            self._draw()
+
+    def after_train(self) -> None:
+        self._end_bar()
+
+    def before_validate(self) -> None:
+        self._start_bar()
+
+    def after_validate(self) -> None:
+        self._end_bar()
+
+    def after_epoch(self) -> None:
+        recorder = self.learn.recorder
+        figures = ["" if value is None else f"{value:.6f}" for value in recorder.values[-1]]
+        row = [str(self.epoch), *figures, format_time(recorder.seconds[-1])]
+        if self._master is not None:
+            self._master.write(row, table=True)
+            self._master.update(self.epoch + 1)
+            return
+        if self._header_due:
+            self._header_due = False
+            self._print(recorder.metric_names)
+        self._print(row)
+
+    def cleanup_fit(self) -> None:
+        self._end_bar()
+        if self._master is not None:
+            self._master.on_iter_end()  # leaves the table, takes the bar away
+        self._master, self._live, self._in_fit = None, False, False
+
+    def _print(self, cells: list[str]) -> None:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
+        if self.learn.logger is print:
+            print(line, flush=True)
+        else:
+            self.learn.logger(line)
+
+    def _start_bar(self) -> None:
+        self._end_bar()
+        if not self._live or not self._in_fit:
+            return
+        from fastprogress.fastprogress import ConsoleProgressBar, NBProgressBar
+
+        total = self.n_iter or "noinfer"
+        if self._master is not None:
+            self._bar = NBProgressBar(None, total=total, parent=self._master)
+        else:
+            self._bar = ConsoleProgressBar(None, total=total, leave=False)
+            self._bar.prefix = f"epoch {self.epoch + 1}/{self.n_epoch} {'train' if self.training else 'valid'}"
+        self._bar.update(0)
+        self._due = time.monotonic() + REDRAW_S
+
+    def _draw(self) -> None:
+        if self.training:
+            loss = self.learn.recorder.smooth_loss.value
+            self._bar.comment = "" if loss is None else f"{loss:.4f}"
+        self._bar.update(self.iter + 1)
+        self._due = time.monotonic() + REDRAW_S
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.on_iter_end()
+        self._bar = None
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in a notebook's kernel, where output can be updated in place."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter's; Google Colab's
+
+
+def format_time(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any.
+
+    >>> format_time(75.2), format_time(3700)
+    ('01:15', '1:01:40')
+    """
+    minutes, whole = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes:02d}:{whole:02d}"

@@ -1,0 +1,18 @@
+"""Data: loaders (`loader`), the first lessons' digits (`mnist`), downloads (`download`), IDX files (`idx`)."""
+
+from minilearn.data.download import DataError
+from minilearn.data.loader import DataLoader, DataLoaders
+from minilearn.data.mnist import Split, URLs, digits, digits_sample, mnist, mnist_sample, untar_data
+
+__all__ = [
+    "DataError",
+    "DataLoader",
+    "DataLoaders",
+    "Split",
+    "URLs",
+    "digits",
+    "digits_sample",
+    "mnist",
+    "mnist_sample",
+    "untar_data",
+]

@@ -1,0 +1,306 @@
+"""The Learner: the loop of `minilearn.loop` plus the methods that a person types."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from minilearn.callback import Callback
+from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
+from minilearn.data.loader import DataLoaders
+from minilearn.errors import in_range, whole
+from minilearn.loop import OF_A_BATCH, OF_A_PART, Loop
+from minilearn.metrics import as_metrics
+from minilearn.optim import Adam
+from minilearn.optim.groups import param_groups, set_hypers
+
+C = TypeVar("C", bound=Callback)
+Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
+Splitter = Callable[[nn.Module], Sequence[Any]]
+
+DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, ProgressCallback)
+
+
+def trainable_params(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of `model` that are trained: those that require a gradient."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+class Learner(Loop):
+    """A model, the data it learns from, a loss, an optimizer and metrics; `fit` trains it.
+
+    Args:
+        dls: the loaders: `DataLoaders`, or a sequence of a training and a validation loader.
+        model: any `nn.Module`; it is called with the batch's inputs.
+        loss_func: called with the model's output and the batch's targets, gives a scalar. Without one, the loss
+            follows from the first batch, and a line says which was taken.
+        opt_func: called with parameter groups and ``lr=``, gives a `torch.optim.Optimizer`.
+        lr: the learning rate of a `fit` that names none.
+        splitter: gives the parameters to train, or lists of them (groups), from the model.
+        cbs: callbacks beside the default ones; one of a default's class takes its place.
+        metrics: functions of (pred, target), `Metric`s or torchmetrics objects, one or several.
+        path: the folder for what is saved; by default the loaders'.
+        model_dir: the folder below `path` for models.
+        wd: weight decay for every group; None leaves the optimizer's own default.
+        wd_bn_bias: whether weight decay is for normalisation layers and biases too.
+        train_bn: whether normalisation layers of frozen groups go on training.
+        moms: the momenta at the start, the middle and the end of a one-cycle schedule.
+        default_cbs: whether the default callbacks are there: training mode and counters, device, recorder, progress.
+    Raises:
+        TypeError: an argument is not what it should be.
+        ValueError: `lr` or `wd` is out of its range.
+
+    >>> dls = DataLoaders.from_tensors(torch.rand(100, 3), torch.rand(100, 1))
+    >>> learn = Learner(dls, nn.Linear(3, 1), loss_func=nn.functional.mse_loss)
+    >>> with learn.no_logging():
+    ...     learn.fit(1)
+    >>> learn.recorder.metric_names
+    ['epoch', 'train_loss', 'time']
+    """
+
+    def __init__(
+        self,
+        dls: DataLoaders | Sequence[Any],
+        model: nn.Module,
+        loss_func: Callable[..., Tensor] | None = None,
+        opt_func: Callable[..., Optimizer] = Adam,
+        lr: float = 1e-3,
+        splitter: Splitter = trainable_params,
+        cbs: Callbacks = None,
+        metrics: Any = None,
+        path: str | Path | None = None,
+        model_dir: str | Path = "models",
+        wd: float | None = None,
+        wd_bn_bias: bool = False,
+        train_bn: bool = True,
+        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        default_cbs: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {_what(model)}")
+        for name, value in (("opt_func", opt_func), ("splitter", splitter), ("loss_func", loss_func or nn.Module())):
+            if not callable(value):
+                raise TypeError(f"{name} must be callable, got {_what(value)}")
+        self.dls = dls if isinstance(dls, DataLoaders) else DataLoaders(*dls)
+        self.model, self.loss_func, self.opt_func, self.splitter = model, loss_func, opt_func, splitter
+        self.lr = in_range("lr", lr, 0)
+        self.wd = None if wd is None else in_range("wd", wd, 0)
+        self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, moms
+        self.metrics = as_metrics(metrics)
+        self.path = Path(path) if path is not None else self.dls.path
+        self.model_dir = Path(model_dir)
+        self.logger, self.show_bar = print, True
+        given = _callbacks(cbs)
+        if default_cbs:
+            kinds = {type(cb) for cb in given}
+            self.add_cbs([kind for kind in DEFAULT_CALLBACKS if kind not in kinds])
+        self.add_cbs(given)
+        self.event("after_create")
+
+    # ---- training ----
+
+    def fit(
+        self,
+        n_epoch: int,
+        lr: float | None = None,
+        wd: float | None = None,
+        cbs: Callbacks = None,
+        reset_opt: bool = False,
+        start_epoch: int = 0,
+    ) -> None:
+        """Trains for `n_epoch` epochs, and validates after each.
+
+        A second fit goes on with the same optimizer, its averages included.
+
+        Args:
+            n_epoch: the number at which epochs end.
+            lr: learning rate; by default the Learner's.
+            wd: weight decay; by default the Learner's.
+            cbs: callbacks for this fit only.
+            reset_opt: begin with a new optimizer.
+            start_epoch: the epoch to begin with, to go on with a run that was cut short.
+        Raises:
+            ValueError: an argument is out of its range, a loader is empty, a batch has no target, or there is no
+                parameter to train. Whatever is raised, the Learner can be used again.
+        """
+        self.n_epoch = whole("n_epoch", n_epoch)
+        start_epoch = whole("start_epoch", start_epoch)
+        lr = self.lr if lr is None else in_range("lr", lr, 0)
+        wd = self.wd if wd is None else in_range("wd", wd, 0)
+        if reset_opt or "opt" not in self.__dict__:
+            self.create_opt()
+        set_hypers(self.opt, lr=lr, wd=wd)
+        with self.added_cbs(cbs):
+            self._fit(start_epoch)
+
+    def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Callbacks = None) -> list[float | None]:
+        """The loss and the metrics over a loader, without training; the history of the last fit stays.
+
+        Args:
+            ds_idx: the number of the loader in `dls`.
+            dl: a loader to take instead.
+            cbs: callbacks for this validation only.
+        Returns:
+            The loss, then the metrics in their order.
+        Raises:
+            IndexError: there is no loader `ds_idx`.
+            ValueError: the loader is empty.
+        """
+        dl = self.dls[ds_idx] if dl is None else dl
+        with self.added_cbs(cbs):
+            if self._running:  # called by a callback, in a fit that goes on afterwards
+                kept = {name: self.__dict__[name] for name in (*OF_A_BATCH, *OF_A_PART) if name in self.__dict__}
+                mode = self.model.training
+                self._validate(dl)
+                self.__dict__.update(kept)
+                self.model.train(mode)
+                self.build_handlers()
+            else:
+                with self._cleaned_up():
+                    self._validate(dl)
+        return list(self.recorder.valid_values)
+
+    def create_opt(self) -> None:
+        """Makes the optimizer anew, from `opt_func`, over the parameters that `splitter` gives.
+
+        Normalisation layers and biases are in groups of their own, without weight decay, unless `wd_bn_bias`.
+
+        Raises:
+            ValueError: there is no parameter to train.
+        """
+        groups = param_groups(self.model, self.splitter(self.model), wd_bn_bias=self.wd_bn_bias)
+        self.opt = self.opt_func(groups, lr=self.lr)
+        set_hypers(self.opt)
+
+    # ---- callbacks ----
+
+    def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
+        """Adds a callback, or one of a class.
+
+        Raises:
+            TypeError: it is no callback.
+            ValueError: it belongs to a Learner already.
+        """
+        (cb,) = _callbacks(cb)
+        if "learn" in cb.__dict__:
+            owner = "this Learner" if cb.learn is self else "another Learner; remove it there first"
+            raise ValueError(f"the callback {type(cb).__name__} belongs to {owner}")
+        cb.learn = self
+        self.cbs.append(cb)
+        self.build_handlers()
+        return self
+
+    def add_cbs(self, cbs: Callbacks) -> "Learner":
+        """Adds callbacks, one or several."""
+        for cb in _callbacks(cbs):
+            self.add_cb(cb)
+        return self
+
+    def remove_cb(self, cb: Callback | type[Callback]) -> "Learner":
+        """Removes a callback, or all of a class.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = [c for c in self.cbs if c is cb or (isinstance(cb, type) and type(c) is cb)]
+        if not found:
+            name = cb.__name__ if isinstance(cb, type) else type(cb).__name__
+            raise ValueError(
+                f"this Learner has no callback {name}; it has {', '.join(type(c).__name__ for c in self.cbs)}"
+            )
+        for c in found:
+            self.cbs.remove(c)
+            del c.learn
+        self.build_handlers()
+        return self
+
+    def remove_cbs(self, cbs: Callbacks) -> "Learner":
+        """Removes callbacks, one or several."""
+        for cb in [cbs] if isinstance(cbs, (Callback, type)) else list(cbs or ()):
+            self.remove_cb(cb)
+        return self
+
+    @contextmanager
+    def added_cbs(self, cbs: Callbacks) -> Iterator[None]:
+        """Callbacks for the length of a ``with`` block."""
+        added: list[Callback] = []
+        try:
+            for cb in _callbacks(cbs):
+                self.add_cb(cb)
+                added.append(cb)
+            yield
+        finally:
+            for cb in added:
+                if cb in self.cbs:
+                    self.remove_cb(cb)
+
+    @contextmanager
+    def removed_cbs(self, cbs: Callbacks) -> Iterator[None]:
+        """Without these callbacks for the length of a ``with`` block."""
+        before = list(self.cbs)
+        self.remove_cbs(cbs)
+        removed = [cb for cb in before if cb not in self.cbs]
+        try:
+            yield
+        finally:
+            self.add_cbs(removed)
+
+    @property
+    def recorder(self) -> Recorder:
+        """The Recorder: the history of the last fit.
+
+        Raises:
+            ValueError: there is none, as the Learner was made with `default_cbs=False` or it was removed.
+        """
+        for cb in self.cbs:
+            if isinstance(cb, Recorder):
+                return cb
+        raise ValueError("this Learner has no Recorder: add one, learn.add_cb(Recorder())")
+
+    # ---- output ----
+
+    @contextmanager
+    def no_bar(self) -> Iterator[None]:
+        """Without the live bar for the length of a ``with`` block; the table is still printed."""
+        before, self.show_bar = self.show_bar, False
+        try:
+            yield
+        finally:
+            self.show_bar = before
+
+    @contextmanager
+    def no_logging(self) -> Iterator[None]:
+        """Without any output for the length of a ``with`` block."""
+        before, self.logger = self.logger, _silent
+        try:
+            yield
+        finally:
+            self.logger = before
+
+
+def _silent(text: str) -> None:
+    """Prints nothing."""
+
+
+def _what(value: object) -> str:
+    return f"the class {value.__name__}: make one" if isinstance(value, type) else repr(value)
+
+
+def _callbacks(cbs: Callbacks) -> list[Callback]:
+    """One or several callbacks as a list, classes made into objects.
+
+    Raises:
+        TypeError: one of them is no callback.
+    """
+    several = [cbs] if isinstance(cbs, (Callback, type)) else [] if cbs is None else cbs
+    if not isinstance(several, Iterable):
+        raise TypeError(f"cbs must be a Callback or a list of them, got {several!r}")
+    made = [cb() if isinstance(cb, type) else cb for cb in several]
+    for cb in made:
+        if not isinstance(cb, Callback):
+            raise TypeError(f"cbs must be a Callback or a list of them, got {cb!r}")
+    return made

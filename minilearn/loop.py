@@ -1,0 +1,341 @@
+"""The training loop, written out once: read it from `fit` downwards to follow one batch all the way."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from minilearn.callback import (
+    EVENTS,
+    IN_BATCH,
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+)
+from minilearn.data.loader import DataLoaders
+from minilearn.errors import did_you_mean
+from minilearn.losses import check_loss, explain_failure, infer_loss
+from minilearn.tensors import shape_text
+
+TARGETS = ("y", "target", "targets", "label", "labels")
+"""The keys under which a dict batch holds its target; every other entry goes to the model by name."""
+
+OF_A_BATCH = ("xb", "yb", "pred", "loss", "_loss_grad")
+OF_A_PART = ("dl", "iter", "n_iter", "training")
+APPEARS = {
+    "opt": "a fit makes it before before_fit; learn.create_opt() makes it now",
+    "dl": "it is set before before_train and before_validate",
+    "n_iter": "it is set before before_train and before_validate",
+    "iter": "it is set before before_batch, and gone after the fit",
+    "xb": "it is set before before_batch, and gone after the batch",
+    "yb": "it is set before before_batch, and gone after the batch",
+    "x": "it is set before before_batch, and gone after the batch",
+    "y": "it is set before before_batch, and gone after the batch",
+    "pred": "it is set before after_pred, in each batch anew",
+    "loss": "it is set before after_loss, in each batch that has a target",
+    "loss_grad": "it is set before after_loss, in each batch that has a target",
+}
+
+
+class Loop:
+    """A model, its data, loss and optimizer, and the loop over them with its events.
+
+    `minilearn.learner.Learner` is this loop plus the methods that a person types.
+    """
+
+    dls: DataLoaders
+    model: nn.Module
+    loss_func: Callable[..., Tensor] | None
+    opt: Optimizer
+    logger: Callable[[str], object]
+
+    dl: Any
+    xb: Any
+    yb: tuple[Any, ...]
+    pred: Any
+    loss: Tensor
+    iter: int
+    n_iter: int | None
+
+    def __init__(self) -> None:
+        self.cbs: list[Callback] = []
+        self.epoch, self.n_epoch = 0, 1
+        self.train_iter, self.pct_train = 0, 0.0
+        self.training = False
+        self._running = False
+        self._unchecked: set[bool] = set()
+        self.build_handlers()
+
+    # ---- the loop ----
+
+    def _fit(self, start_epoch: int) -> None:
+        with self._cleaned_up():
+            self.build_handlers()
+            try:
+                self.event("before_fit")
+                for epoch in range(start_epoch, self.n_epoch):
+                    self._one_epoch(epoch)
+            except CancelFitException:
+                self.event("after_cancel_fit")
+            self.event("after_fit")
+
+    def _one_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        try:
+            self.event("before_epoch")
+            self._train()
+            if len(self.dls) > 1:
+                self._validate(self.dls.valid)
+        except CancelEpochException:
+            self.event("after_cancel_epoch")
+        self.event("after_epoch")
+
+    def _train(self) -> None:
+        self._begin_part(self.dls.train, training=True)
+        try:
+            self.event("before_train")
+            for i, batch in enumerate(self.dl):
+                self.one_batch(i, batch)
+            self._not_empty("training")
+        except CancelTrainException:
+            self.event("after_cancel_train")
+        self.event("after_train")
+
+    def _validate(self, dl: Any) -> None:
+        self._begin_part(dl, training=False)
+        with torch.no_grad():
+            try:
+                self.event("before_validate")
+                for i, batch in enumerate(self.dl):
+                    self.one_batch(i, batch)
+                self._not_empty("validation")
+            except CancelValidException:
+                self.event("after_cancel_validate")
+            self.event("after_validate")
+
+    def one_batch(self, i: int, batch: Any) -> None:
+        """Carries batch number `i` through the model and, in training, through the optimizer."""
+        self.iter = i
+        self._take(batch)
+        try:
+            self.event("before_batch")
+            self.pred = self.model(**self.xb) if isinstance(self.xb, Mapping) else self.model(*self.xb)
+            self.event("after_pred")
+            if self.yb:
+                self.loss = self._loss()
+            self.event("after_loss")
+            if self.training:
+                self._backward()
+                self._step()
+        except CancelBatchException:
+            self.event("after_cancel_batch")
+        self.event("after_batch")
+
+    def _backward(self) -> None:
+        try:
+            self.event("before_backward")
+            self._root().backward()  # type: ignore[no-untyped-call]
+        except CancelBackwardException:
+            self.event("after_cancel_backward")
+        self.event("after_backward")
+
+    def _step(self) -> None:
+        try:
+            self.event("before_step")
+            self.opt.step()
+        except CancelStepException:
+            self.event("after_cancel_step")
+        try:
+            self.event("after_step")
+        finally:
+            self.opt.zero_grad()  # whatever after_step did: these gradients are used up
+
+    # ---- what a batch is made of ----
+
+    def _take(self, batch: Any) -> None:
+        """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
+        for name in ("pred", "loss", "_loss_grad"):
+            self.__dict__.pop(name, None)
+        if isinstance(batch, Mapping):
+            self.xb = {key: part for key, part in batch.items() if key not in TARGETS}
+            self.yb = tuple(batch[key] for key in TARGETS if key in batch)
+        elif isinstance(batch, (tuple, list)):
+            n_inp = self.dls.n_inp or max(len(batch) - 1, 1)
+            self.xb, self.yb = tuple(batch[:n_inp]), tuple(batch[n_inp:])
+        else:
+            self.xb, self.yb = (batch,), ()
+
+    def _loss(self) -> Tensor:
+        """The loss of the batch; on the first one, what can be known to be wrong is named: reading it waits, once."""
+        if self.loss_func is None:
+            self.loss_func, why = infer_loss(self.pred, self.yb)
+            self.logger(why)
+        first = self.training in self._unchecked
+        if first:
+            self._unchecked.remove(self.training)
+            check_loss(self.loss_func, self.pred, self.yb)
+        try:
+            loss: Tensor = self.loss_func(self.pred, *self.yb)
+        except Exception as error:
+            explain_failure(error, self.loss_func, self.pred, self.yb)
+            raise
+        if first and not (isinstance(loss, Tensor) and loss.ndim == 0):
+            raise ValueError(
+                f"the loss must be a tensor holding one number, got {shape_text(loss)}; average it: .mean()"
+            )
+        return loss
+
+    def _root(self) -> Tensor:
+        """What `backward` starts from."""
+        if "loss" not in self.__dict__:
+            raise ValueError(
+                f"the training batch has no target, so there is no loss: its input is {shape_text(self.xb)}."
+                " Give (input, target) batches, or set self.learn.loss in a callback's after_pred."
+            )
+        root: Tensor = self.__dict__.get("_loss_grad", self.loss)
+        return root
+
+    @property
+    def loss_grad(self) -> Tensor:
+        """What `backward` starts from: a copy of `loss`, so that changing it leaves the recorded loss alone.
+
+        The copy is made when a callback first asks for it. Nobody asks: `backward` starts from `loss` itself.
+        """
+        if "_loss_grad" not in self.__dict__:
+            self._loss_grad: Tensor = self.loss.clone()
+        return self._loss_grad
+
+    @loss_grad.setter
+    def loss_grad(self, value: Tensor) -> None:
+        self._loss_grad = value
+
+    @property
+    def x(self) -> Any:
+        """The batch's input, where there is one; else all of `xb`."""
+        return self.xb[0] if isinstance(self.xb, tuple) and len(self.xb) == 1 else self.xb
+
+    @property
+    def y(self) -> Any:
+        """The batch's target, where there is one; else all of `yb`."""
+        return self.yb[0] if len(self.yb) == 1 else self.yb
+
+    # ---- events ----
+
+    def event(self, name: str) -> None:
+        """Calls what the callbacks do at event `name`, in order. An error gets a note that says whose it is."""
+        for handler in self._handlers.get(name, ()):
+            try:
+                handler()
+            except CancelException as cancel:
+                cancel.raised_in = _whose(handler)
+                raise
+            except BaseException as error:
+                error.add_note(f"raised in {_whose(handler)}")
+                raise
+
+    def build_handlers(self) -> None:
+        """Looks up, for each event, the methods of just those callbacks that define it."""
+        self.cbs.sort(key=lambda cb: cb.order)
+        everywhere = {
+            event: [getattr(cb, event) for cb in self.cbs if hasattr(type(cb), event)]
+            for event in EVENTS
+            if any(hasattr(type(cb), event) for cb in self.cbs)
+        }
+        self._handlers_of = {
+            training: {
+                event: [h for h in handlers if event not in IN_BATCH or _runs(h, training)]
+                for event, handlers in everywhere.items()
+            }
+            for training in (True, False)
+        }
+        self._handlers = self._handlers_of[self.training]
+
+    # ---- the frame around it ----
+
+    def _begin_part(self, dl: Any, *, training: bool) -> None:
+        self.dl, self.training = dl, training
+        try:
+            self.n_iter = len(dl)
+        except TypeError:
+            self.n_iter = None
+        self.__dict__.pop("iter", None)
+        self._handlers = self._handlers_of[training]
+
+    def _not_empty(self, part: str) -> None:
+        if "iter" in self.__dict__:
+            return
+        if self.n_iter is None:
+            raise ValueError(
+                f"the {part} loader gave no batch. A generator can be run through only once: give an object whose"
+                " __iter__ starts anew, a list of batches, or a DataLoader."
+            )
+        raise ValueError(
+            f"the {part} loader is empty: it has {self.n_iter} batches."
+            " Its dataset has no row, or fewer than one batch with drop_last=True."
+        )
+
+    @contextmanager
+    def _cleaned_up(self) -> Iterator[None]:
+        """Says where an error came up, and whatever happens, has the callbacks clean up and lets go of the batch."""
+        if self._running:
+            raise RuntimeError("this Learner is in a fit already: a callback cannot start another one inside it")
+        self._running = True
+        self._unchecked = {True, False}
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(self._where())
+            if isinstance(error, CancelException):
+                error.add_note(f"raised in {error.raised_in}, where there is nothing that it could cancel")
+            raise
+        finally:
+            self._running = False
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        failed: BaseException | None = None
+        for handler in self._handlers.get("cleanup_fit", ()):
+            try:
+                handler()
+            except BaseException as error:  # the other callbacks must clean up all the same
+                error.add_note(f"raised in {_whose(handler)}")
+                failed = failed or error
+        self.model.zero_grad()  # a batch cut short leaves gradients, which the next fit would add to its own
+        for name in (*OF_A_BATCH, "dl", "iter", "n_iter"):
+            self.__dict__.pop(name, None)
+        if failed is not None:
+            raise failed
+
+    def _where(self) -> str:
+        part = "training" if self.training else "validation"
+        where = f"in epoch {self.epoch} of 0 to {self.n_epoch - 1}"
+        if "iter" in self.__dict__:
+            where += f", {part} batch {self.iter}" + (f" of 0 to {self.n_iter - 1}" if self.n_iter else "")
+        return where
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in APPEARS:
+                raise AttributeError(f"learn.{name} does not exist yet: {APPEARS[name]}")
+            public = [known for known in (*dir(self), *APPEARS) if not known.startswith("_")]
+            raise AttributeError(f"{type(self).__name__} has no attribute '{name}'{did_you_mean(name, public)}")
+
+
+def _whose(handler: Callable[[], None]) -> str:
+    """`ClassName.event` of a callback's bound method."""
+    return f"{type(handler.__self__).__name__}.{handler.__name__}"  # type: ignore[attr-defined]
+
+
+def _runs(handler: Callable[[], None], training: bool) -> bool:
+    callback: Callback = handler.__self__  # type: ignore[attr-defined]
+    return callback.run_train if training else callback.run_valid

@@ -1,0 +1,151 @@
+"""Tensors in nested tuples, lists and dicts: moving, sizing, showing them; and numbers that are read late."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def set_seed(seed: int) -> None:
+    """Starts the random numbers of torch (every device), NumPy and Python from `seed`: a run can be had again."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def default_device() -> torch.device:
+    """Where work goes when nobody says otherwise: the current CUDA GPU, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor in it on `device`; `value` itself where nothing had to move.
+
+    The copy to a GPU is not waited for: from pinned memory it overlaps with the work that is queued already.
+    """
+    if isinstance(value, Tensor):
+        return value if value.device == device else value.to(device, non_blocking=device.type == "cuda")
+    if isinstance(value, (tuple, list)):
+        moved = [to_device(part, device) for part in value]
+        if all(new is old for new, old in zip(moved, value, strict=True)):
+            return value
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    if isinstance(value, Mapping):
+        return {key: to_device(part, device) for key, part in value.items()}
+    return value
+
+
+def batch_size(value: Any) -> int:
+    """The length of the first dimension of the first tensor in `value`; 1 where there is no such tensor."""
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.ndim else 1
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    for part in parts:
+        return batch_size(part)
+    return 1
+
+
+def shape_text(value: Any) -> str:
+    """What `value` is, for an error message.
+
+    >>> shape_text((torch.zeros(64, 1), torch.zeros(64, dtype=torch.int64)))
+    '(float32 (64, 1), int64 (64,))'
+    """
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {shape_text(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(map(shape_text, value)) + ")"
+    return type(value).__name__
+
+
+def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
+    """`torch.tensor` that also takes images, arrays and several numbers; fastai's name and meaning.
+
+    Args:
+        x: a PIL image (uint8 (height, width) or (height, width, channels)), an array, a tensor, a number or a list.
+        rest: further numbers, so that ``tensor(1, 2, 3)`` is ``tensor([1, 2, 3])``.
+        kwargs: `dtype`, `device` and `requires_grad`, as in `torch.tensor`.
+
+    >>> tensor(1, 2, 3)
+    tensor([1, 2, 3])
+    """
+    if rest:
+        return torch.tensor((x, *rest), **kwargs)
+    if isinstance(x, Tensor):
+        return x.to(**kwargs) if kwargs else x
+    # An image answers to the array protocol; a list of numbers or tensors does not.
+    return torch.tensor(np.array(x) if hasattr(x, "__array_interface__") else x, **kwargs)
+
+
+class LateScalars:
+    """Numbers that stay on the device until somebody needs them, so that no batch waits to read one.
+
+    `append` takes a 0-d tensor as the batch makes it; `sink(number, tag)` gets each as a Python float, in order: at
+    once from the CPU's memory, where reading is free; from a GPU when `read` is called, and a chunk at a time before
+    that, so that a long epoch fills no memory. On CUDA a full chunk's copy is started without waiting, and looked at
+    one chunk later, when it has long arrived.
+    """
+
+    chunk = 256
+
+    def __init__(self, sink: Callable[[float, Any], object]) -> None:
+        self._sink = sink
+        self._waiting: list[Tensor] = []
+        self._tags: list[Any] = []
+        self._on_its_way: tuple[Tensor, list[Any], torch.cuda.Event | None] | None = None
+
+    def append(self, scalar: Tensor, tag: Any = None) -> None:
+        """Takes a number on, with anything that should come out beside it; its graph is let go."""
+        if self._is_free_to_read(scalar):
+            self._sink(scalar.item(), tag)
+            return
+        self._waiting.append(scalar.detach())
+        self._tags.append(tag)
+        if len(self._waiting) >= self.chunk:
+            self._arrive()
+            self._send()
+
+    def read(self) -> None:
+        """Gives the sink every number not yet given; waits for the device."""
+        self._arrive()
+        if self._waiting:
+            self._send()
+            self._arrive()
+
+    def clear(self) -> None:
+        """Forgets the numbers not yet given."""
+        self._waiting, self._tags, self._on_its_way = [], [], None
+
+    def _is_free_to_read(self, scalar: Tensor) -> bool:
+        return scalar.is_cpu
+
+    def _send(self) -> None:
+        """Starts the copy of what is waiting."""
+        numbers, tags = torch.stack(self._waiting), self._tags
+        self._waiting, self._tags = [], []
+        event = None
+        if numbers.is_cuda:
+            numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory: valid once the event has passed
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        self._on_its_way = numbers, tags, event
+
+    def _arrive(self) -> None:
+        """Gives the sink the chunk whose copy was started."""
+        if self._on_its_way is None:
+            return
+        numbers, tags, event = self._on_its_way
+        self._on_its_way = None
+        if event is not None:
+            event.synchronize()
+        for number, tag in zip(numbers.tolist(), tags, strict=True):
+            self._sink(number, tag)
