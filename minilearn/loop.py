@@ -317,10 +317,10 @@ class Loop:
 
     def _where(self) -> str:
         part = "training" if self.training else "validation"
-        where = f"in epoch {self.epoch} of 0 to {self.n_epoch - 1}"
+        where = f"in epoch {self.epoch} of {self.n_epoch}"
         if "iter" in self.__dict__:
-            where += f", {part} batch {self.iter}" + (f" of 0 to {self.n_iter - 1}" if self.n_iter else "")
-        return where
+            where += f", {part} batch {self.iter}" + (f" of {self.n_iter}" if self.n_iter else "")
+        return f"{where} (counted from 0)"
 
     if not TYPE_CHECKING:
 

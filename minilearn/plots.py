@@ -48,7 +48,7 @@ def plot_metrics(
         known = [math.nan if figure is None else figure for figure in figures]
         label = f"{name}: {known[-1]:.4f} at the end" if known else name
         ax.plot(list(epochs), known, marker="o", markersize=5, color=colour, linewidth=1.8, label=label)
-    ax.set(xlabel="epoch", ylabel=ylabel, title="by epoch")
+    ax.set(xlabel="epoch", ylabel=ylabel, title="after each epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     _tidy(ax)
