@@ -83,7 +83,7 @@ SIDES: dict[str, Callable[[Data, nn.Module, int], float]] = {"hand": by_hand, "l
 def load() -> Data:
     """MNIST's threes and sevens, or random numbers in their place."""
     from minilearn.data import DataError, mnist_sample
-    from minilearn.data.mnist import SHA256, data_folders
+    from minilearn.data.handwritten import SHA256, data_folders
 
     here = any((folder / "MNIST" / "raw" / f"{name}.gz").exists() for folder in data_folders() for name in SHA256)
     if here:

@@ -153,9 +153,11 @@ class Learner(Loop):
         dl = self.dls[ds_idx] if dl is None else dl
         with self.added_cbs(cbs):
             if self._running:  # called by a callback, in a fit that goes on afterwards
-                kept = {name: self.__dict__[name] for name in (*OF_A_BATCH, *OF_A_PART) if name in self.__dict__}
+                names = (*OF_A_BATCH, *OF_A_PART, "training")
+                kept = {name: self.__dict__[name] for name in names if name in self.__dict__}
                 mode = self.model.training
                 self._validate(dl)
+                self._forget(*names)
                 self.__dict__.update(kept)
                 self.model.train(mode)
                 self.build_handlers()

@@ -30,7 +30,7 @@ TARGETS = ("y", "target", "targets", "label", "labels")
 """The keys under which a dict batch holds its target; every other entry goes to the model by name."""
 
 OF_A_BATCH = ("xb", "yb", "pred", "loss", "_loss_grad")
-OF_A_PART = ("dl", "iter", "n_iter", "training")
+OF_A_PART = ("dl", "iter", "n_iter")
 APPEARS = {
     "opt": "a fit makes it before before_fit; learn.create_opt() makes it now",
     "dl": "it is set before before_train and before_validate",
@@ -90,6 +90,7 @@ class Loop:
 
     def _one_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        self._forget(*OF_A_BATCH, *OF_A_PART)
         try:
             self.event("before_epoch")
             self._train()
@@ -163,8 +164,7 @@ class Loop:
 
     def _take(self, batch: Any) -> None:
         """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
-        for name in ("pred", "loss", "_loss_grad"):
-            self.__dict__.pop(name, None)
+        self._forget("pred", "loss", "_loss_grad")
         if isinstance(batch, Mapping):
             self.xb = {key: part for key, part in batch.items() if key not in TARGETS}
             self.yb = tuple(batch[key] for key in TARGETS if key in batch)
@@ -267,7 +267,7 @@ class Loop:
             self.n_iter = len(dl)
         except TypeError:
             self.n_iter = None
-        self.__dict__.pop("iter", None)
+        self._forget(*OF_A_BATCH, "iter")
         self._handlers = self._handlers_of[training]
 
     def _not_empty(self, part: str) -> None:
@@ -310,10 +310,13 @@ class Loop:
                 error.add_note(f"raised in {_whose(handler)}")
                 failed = failed or error
         self.model.zero_grad()  # a batch cut short leaves gradients, which the next fit would add to its own
-        for name in (*OF_A_BATCH, "dl", "iter", "n_iter"):
-            self.__dict__.pop(name, None)
+        self._forget(*OF_A_BATCH, *OF_A_PART)
         if failed is not None:
             raise failed
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            self.__dict__.pop(name, None)
 
     def _where(self) -> str:
         part = "training" if self.training else "validation"

@@ -20,6 +20,10 @@ class Batch(Protocol):
         """The model's output."""
 
     @property
+    def xb(self) -> Any:
+        """The inputs."""
+
+    @property
     def yb(self) -> tuple[Any, ...]:
         """The targets."""
 
@@ -72,7 +76,7 @@ class AvgMetric(Metric):
 
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch on; nothing is read from the device."""
-        self._append(self._of(learn), batch_size(learn.yb))
+        self._append(self._of(learn), batch_size(learn.yb or learn.xb))
 
     @property
     def value(self) -> float | None:

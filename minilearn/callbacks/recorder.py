@@ -98,7 +98,7 @@ class Recorder(Callback):
 
     def after_loss(self) -> None:
         learn = self.learn
-        if not learn.yb:
+        if not hasattr(learn, "loss"):
             return
         if learn.training:
             self._late.append(learn.loss, learn.opt.param_groups[-1]["lr"])
@@ -108,7 +108,7 @@ class Recorder(Callback):
                 return
         else:
             self._valid_loss.accumulate(learn)
-        for metric in learn.metrics:
+        for metric in learn.metrics if learn.yb else ():
             try:
                 metric.accumulate(learn)
             except Exception as error:

@@ -26,7 +26,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         options: torch's: `drop_last`, `num_workers`, `sampler`, `batch_sampler`, `collate_fn`, `generator`, …
             `pin_memory` is on where there is a CUDA GPU.
     Raises:
-        ValueError: the batch size is no whole number above 0, or is given twice; columns differ in length.
+        ValueError: the batch size is no whole number above 0, or is given twice; columns differ in length, or the
+            dataset is empty.
 
     >>> x, y = torch.arange(3.0).unsqueeze(1), torch.tensor([0, 1, 0])
     >>> [tuple(xb.shape) for xb, yb in DataLoader(list(zip(x, y)), 2)]
@@ -46,9 +47,12 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         options.setdefault("pin_memory", torch.cuda.is_available())
         whole_batches = options.get("batch_size", 1) is None
         row_by_row = options.get("collate_fn") is not None or options.get("num_workers", 0) > 0 or whole_batches
-        self.columns = None if row_by_row else as_columns(dataset)
-        if isinstance(dataset, tuple) and self.columns is not None:
-            dataset = TensorDataset(*self.columns)
+        columns = as_columns(dataset)
+        if isinstance(dataset, tuple) and columns is not None:
+            dataset = TensorDataset(*columns)
+        self.columns = None if row_by_row else columns
+        if hasattr(dataset, "__len__") and not len(dataset):
+            raise ValueError("the dataset is empty: it has no rows")
         super().__init__(dataset, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

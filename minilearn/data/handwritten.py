@@ -2,7 +2,6 @@
 
 import urllib.parse
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,15 +181,11 @@ def _write_sample(data: _Bytes, folder: Path) -> None:
 def _write_pngs(images: Tensor, labels: Tensor, folder: Path, classes: range | tuple[int, ...]) -> None:
     from PIL import Image
 
-    def save(row: int) -> None:
-        Image.fromarray(images[row].numpy()).save(folder / str(int(labels[row])) / f"{row}.png")
-
+    pixels = images.numpy()
     for label in classes:
         (folder / str(label)).mkdir(parents=True)
-    rows = torch.isin(labels, torch.tensor(classes, dtype=torch.uint8)).nonzero().flatten().tolist()
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(save, rows):
-            pass
+        for row in (labels == label).nonzero().flatten().tolist():
+            Image.fromarray(pixels[row]).save(folder / str(label) / f"{row}.png")
 
 
 def _mnist_bytes(path: str | Path | None) -> _Bytes:

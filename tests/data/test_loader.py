@@ -1,0 +1,220 @@
+"""Loaders: the fast path gives what torch's DataLoader gives; the rest goes torch's way."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, RandomSampler, TensorDataset, WeightedRandomSampler
+
+from minilearn.data import DataLoader, DataLoaders
+
+X, Y = torch.arange(30.0).reshape(10, 3), torch.arange(10).unsqueeze(1)
+
+
+class Rows(Dataset[tuple[Tensor, Tensor]]):
+    """The same rows, one by one."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return X[i], Y[i]
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two lists of batches hold the same tensors."""
+    return len(a) == len(b) and all(
+        torch.equal(p, q) and p.dtype == q.dtype
+        for one, two in zip(a, b, strict=True)
+        for p, q in zip(one, two, strict=True)
+    )
+
+
+FORMS = {
+    "TensorDataset": TensorDataset(X, Y),
+    "tuple of tensors": (X, Y),
+    "list of rows": list(zip(X, Y, strict=True)),
+    "rows with int": [(x, int(y)) for x, y in zip(X, Y, strict=True)],
+    "rows with float": [(x, float(y)) for x, y in zip(X, Y, strict=True)],
+}
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"drop_last": True},
+    {"sampler": [3, 1, 2, 9, 0]},
+    {"sampler": range(9, -1, -1), "drop_last": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_equal_torchs(form: str, options: dict[str, Any]) -> None:
+    dataset = FORMS[form]
+    for_torch = TensorDataset(*dataset) if isinstance(dataset, tuple) else dataset
+    expected = torch.utils.data.DataLoader(for_torch, batch_size=4, **options)  # type: ignore[arg-type]
+    mine = DataLoader(dataset, 4, **options)
+    assert mine.columns is not None
+    assert len(mine) == len(expected)
+    assert equal(list(mine), list(expected))
+
+
+def test_batch_sampler_decides() -> None:
+    mine = DataLoader((X, Y), batch_sampler=[[1, 2], [9]])
+    assert mine.columns is not None
+    assert equal(list(mine), [(X[[1, 2]], Y[[1, 2]]), (X[[9]], Y[[9]])])
+
+
+def test_rows_of_bare_tensors_give_bare_batches() -> None:
+    for dataset in (X, list(X)):
+        assert [tuple(batch.shape) for batch in DataLoader(dataset, 4)] == [(4, 3), (4, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shuffle_gives_every_row_once_in_a_new_order_each_epoch(form: str) -> None:
+    loader = DataLoader(FORMS[form], 4, shuffle=True)
+    first, second = (torch.cat([x for x, _ in loader]) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(first[:, 0].sort().values, X[:, 0])
+    assert torch.equal(second[:, 0].sort().values, X[:, 0])
+
+
+def test_shuffle_keeps_rows_and_targets_together() -> None:
+    for x, y in DataLoader((X, Y), 4, shuffle=True):
+        assert torch.equal(x[:, :1], 3.0 * y)
+
+
+def test_shuffle_is_reproduced_by_torch_manual_seed() -> None:
+    loader = DataLoader((X, Y), 4, shuffle=True)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        runs.append(list(loader))
+    assert equal(*runs)
+
+
+def test_shuffle_is_reproduced_by_a_generator() -> None:
+    runs = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(7)
+        runs.append(list(DataLoader((X, Y), 4, shuffle=True, generator=generator)))
+    assert equal(*runs)
+
+
+def test_shuffle_is_one_permutation_of_torch() -> None:
+    torch.manual_seed(7)
+    order = torch.randperm(10)
+    torch.manual_seed(7)
+    (x, y), *_ = DataLoader((X, Y), 4, shuffle=True)
+    assert torch.equal(x, X[order[:4]])
+    assert torch.equal(y, Y[order[:4]])
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(range(10), replacement=True, num_samples=6), WeightedRandomSampler([1.0] * 10, 6)])
+def test_other_samplers_are_asked(sampler: Any) -> None:
+    loader = DataLoader((X, Y), 4, sampler=sampler)
+    assert sum(len(x) for x, _ in loader) == 6
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options"),
+    [
+        (Rows(), {}),
+        (list(zip(X, Y, strict=True)), {"collate_fn": lambda rows: (torch.stack([x for x, _ in rows]), rows)}),
+        ([(X[0], Y[0]), (X[0, :2], Y[0])], {"collate_fn": lambda rows: rows}),
+        ((X, Y), {"num_workers": 1}),
+    ],
+    ids=["dataset", "collate_fn", "ragged", "worker"],
+)
+def test_the_rest_goes_torchs_way(dataset: Any, options: dict[str, Any]) -> None:
+    loader = DataLoader(dataset, 4, **options)
+    assert loader.columns is None
+    assert len(list(loader)) == len(loader)
+
+
+def test_worker_gives_the_same_batches() -> None:
+    assert equal(list(DataLoader((X, Y), 4, num_workers=1)), list(DataLoader((X, Y), 4)))
+
+
+def test_dataset_subclass_of_tensor_dataset_is_asked_row_by_row() -> None:
+    class Doubled(TensorDataset):
+        def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+            x, y = super().__getitem__(i)
+            return 2 * x, y
+
+    assert torch.equal(next(iter(DataLoader(Doubled(X, Y), 4)))[0], 2 * X[:4])
+
+
+def test_batch_is_a_copy() -> None:
+    data = torch.ones(4, 2)
+    for batch in DataLoader(data, 4):
+        batch.zero_()
+    assert data.sum() == 8
+
+
+def test_default_is_64_rows_a_batch() -> None:
+    assert DataLoader(torch.zeros(100, 1)).batch_size == 64
+    assert DataLoader(torch.zeros(100, 1), batch_size=10).batch_size == 10
+
+
+def test_dataset_of_whole_batches() -> None:
+    loader = DataLoader([X, X], batch_size=None)
+    assert [tuple(batch.shape) for batch in loader] == [(10, 3), (10, 3)]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("dataset", [(X[:0], Y[:0]), [], X[:0]])
+def test_empty_dataset_is_refused(dataset: Any, shuffle: bool) -> None:
+    with pytest.raises(ValueError, match="the dataset is empty: it has no rows"):
+        DataLoader(dataset, 4, shuffle=shuffle)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DataLoader((X, Y), 0), "bs must be a whole number of at least 1, got 0"),
+        (lambda: DataLoader((X, Y), 2.5), "bs must be a whole number, got 2.5"),  # type: ignore[arg-type]
+        (lambda: DataLoader((X, Y), 4, batch_size=4), "give bs or batch_size, not both: got bs=4, batch_size=4"),
+        (lambda: DataLoader((X, Y[:3]), 4), "the columns of a dataset must have the same number of rows, got [10, 3]"),
+        (lambda: DataLoaders.from_tensors(X, Y, X), "give both valid_x and valid_y, or neither"),
+        (lambda: DataLoaders(), "DataLoaders needs a training loader, and takes a validation loader after it"),
+    ],
+)
+def test_bad_arguments_are_refused(make: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+def test_misspelt_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="drop_lats"):
+        DataLoader((X, Y), 4, drop_lats=True)
+
+
+def test_from_tensors_makes_a_shuffled_and_an_ordered_loader() -> None:
+    dls = DataLoaders.from_tensors(X, Y, X, Y, bs=4)
+    assert torch.equal(torch.cat([x for x, _ in dls.valid]), X)
+    torch.manual_seed(0)
+    assert not torch.equal(torch.cat([x for x, _ in dls.train]), X)
+    assert len(dls) == 2
+    assert dls[0] is dls.train
+    assert dls[-1] is dls.valid
+    assert len(dls.train_ds) == len(dls.valid_ds) == 10
+
+
+def test_from_dsets_takes_any_dataset_and_torchs_options() -> None:
+    dls = DataLoaders.from_dsets(Rows(), Rows(), bs=4, drop_last=True, shuffle=False)
+    assert [len(loader) for loader in dls.loaders] == [2, 3]
+
+
+def test_no_validation_loader_says_how_to_give_one() -> None:
+    with pytest.raises(IndexError, match=r"there is no validation loader: give one, DataLoaders\(train, valid\)"):
+        DataLoaders([X]).valid  # noqa: B018
+
+
+def test_one_batch_is_the_first_of_training() -> None:
+    x, _ = DataLoaders.from_tensors(X, Y, bs=4, shuffle=False).one_batch()
+    assert torch.equal(x, X[:4])
+
+
+def test_device_is_set_by_to() -> None:
+    assert DataLoaders([X]).to("cpu").device == torch.device("cpu")

@@ -1,0 +1,343 @@
+"""The Learner: what it trains, on what, with what, and what it leaves behind."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import line_dls
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from minilearn.callback import Callback
+from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
+from minilearn.data import DataLoader, DataLoaders, digits, digits_sample
+from minilearn.learner import Learner
+from minilearn.metrics import accuracy, mse
+from minilearn.optim import SGD, Adam
+
+
+def learner(dls: object = None, model: nn.Module | None = None, **kwargs: object) -> Learner:
+    learn = Learner(dls or line_dls(), model or nn.Linear(3, 1), F.mse_loss, **kwargs)  # type: ignore[arg-type]
+    learn.logger = lambda line: None
+    return learn
+
+
+def test_first_line_of_the_lessons_just_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    dls = DataLoaders.from_tensors(*digits_sample())
+    learn = Learner(dls, nn.Linear(784, 1), opt_func=SGD)
+    learn.fit(10)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("loss_func: binary cross-entropy with logits, since predictions are float32 (64, 1)")
+    assert lines[0].endswith("choose another with Learner(..., loss_func=...)")
+    assert lines[1].split() == ["epoch", "train_loss", "valid_loss", "time"]
+    assert len(lines) == 12
+    first, last = learn.recorder.values[0], learn.recorder.values[-1]
+    assert (last[1] or 0) < (first[1] or 0)
+
+
+def test_classes_train_without_a_loss_func() -> None:
+    torch.manual_seed(0)
+    learn = Learner(DataLoaders.from_tensors(*digits()), nn.Linear(784, 10), metrics=accuracy)
+    with learn.no_logging():
+        learn.fit(5, 1e-2)
+    assert learn.loss_func is F.cross_entropy
+    assert (learn.recorder.values[-1][2] or 0) > 0.9
+
+
+def test_default_callbacks_are_there_and_can_be_left_out() -> None:
+    assert [type(cb) for cb in learner().cbs] == [TrainEval, DevicePlacement, Recorder, ProgressCallback]
+    assert learner(default_cbs=False).cbs == []
+
+
+def test_callback_of_a_default_class_takes_its_place() -> None:
+    mine = Recorder(beta=0.5)
+    learn = learner(cbs=mine)
+    assert learn.recorder is mine
+    assert sum(isinstance(cb, Recorder) for cb in learn.cbs) == 1
+
+
+def test_missing_recorder_says_how_to_get_one() -> None:
+    with pytest.raises(ValueError, match=r"has no Recorder: add one, learn\.add_cb\(Recorder\(\)\)"):
+        learner(default_cbs=False).recorder  # noqa: B018
+
+
+def test_fits_without_default_callbacks() -> None:
+    learn = learner(default_cbs=False, opt_func=SGD)
+    before = learn.model.weight.clone()
+    learn.fit(1, 0.1)
+    assert not torch.equal(learn.model.weight, before)
+
+
+def test_model_trains_in_training_mode_and_is_left_in_evaluation_mode() -> None:
+    modes: dict[bool, set[bool]] = {True: set(), False: set()}
+
+    class Look(Callback):
+        def after_pred(self) -> None:
+            modes[self.training].add(self.model.training)
+
+    learn = learner(cbs=Look)
+    learn.fit(2)
+    assert modes == {True: {True}, False: {False}}
+    assert not learn.model.training
+
+
+def test_gradients_are_off_in_validation() -> None:
+    grads: dict[bool, bool] = {}
+
+    class Look(Callback):
+        def after_pred(self) -> None:
+            grads[self.training] = self.pred.requires_grad
+
+    learner(cbs=Look).fit(1)
+    assert grads == {True: True, False: False}
+
+
+def test_second_fit_goes_on_with_the_same_optimizer_unless_reset() -> None:
+    learn = learner()
+    learn.fit(1)
+    first = learn.opt
+    learn.fit(1)
+    assert learn.opt is first
+    learn.fit(1, reset_opt=True)
+    assert learn.opt is not first
+
+
+def test_lr_and_wd_of_a_fit_are_set_in_every_group() -> None:
+    learn = learner()
+    learn.fit(1, lr=0.03, wd=0.2)
+    assert [group["lr"] for group in learn.opt.param_groups] == [0.03, 0.03]
+    assert [group["wd"] for group in learn.opt.param_groups] == [0.2, 0.0]
+
+
+@pytest.mark.parametrize(("opt_func", "name"), [(Adam, "wd"), (torch.optim.AdamW, "weight_decay")])
+def test_norms_and_biases_are_spared_weight_decay(opt_func: type[torch.optim.Optimizer], name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1, bias=False))
+    learn = learner(model=model, opt_func=opt_func, wd=0.3)
+    learn.create_opt()
+    learn.fit(1)
+    decayed = {p for group in learn.opt.param_groups if group[name] for p in group["params"]}
+    assert decayed == {model[0].weight, model[2].weight}
+    assert all(group[name] == 0.3 for group in learn.opt.param_groups if group[name])
+
+
+def test_wd_bn_bias_spares_nothing() -> None:
+    learn = learner(wd_bn_bias=True, wd=0.3)
+    learn.fit(1)
+    assert [group["wd"] for group in learn.opt.param_groups] == [0.3]
+
+
+def test_splitter_makes_groups() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 1, bias=False))
+    learn = learner(model=model, splitter=lambda m: [list(m[0].parameters()), list(m[1].parameters())])
+    learn.create_opt()
+    assert [group["params"] for group in learn.opt.param_groups] == [[model[0].weight], [model[1].weight]]
+
+
+@pytest.mark.parametrize(
+    "opt_func", [torch.optim.SGD, torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9), torch.optim.RMSprop]
+)
+def test_torch_optimizers_work_as_they_are(opt_func: type[torch.optim.Optimizer]) -> None:
+    learn = learner(opt_func=opt_func)
+    learn.fit(20, 0.05)
+    assert (learn.recorder.values[-1][1] or 9) < (learn.recorder.values[0][1] or 0)
+
+
+def test_validate_gives_loss_and_metrics_and_keeps_the_history() -> None:
+    learn = learner(metrics=mse)
+    learn.fit(2)
+    values, losses = [list(row) for row in learn.recorder.values], list(learn.recorder.losses)
+    x, y = learn.dls.valid_ds.tensors
+    expected = F.mse_loss(learn.model(x), y).item()
+    assert learn.validate() == pytest.approx([expected, expected], rel=1e-6)
+    assert learn.recorder.values == values
+    assert learn.recorder.losses == losses
+
+
+def test_validate_before_any_fit() -> None:
+    learn = learner()
+    x, y = learn.dls.valid_ds.tensors
+    assert learn.validate() == pytest.approx([F.mse_loss(learn.model(x), y).item()], rel=1e-6)
+
+
+def test_validate_over_another_loader() -> None:
+    learn = learner()
+    x, y = learn.dls.train_ds.tensors
+    expected = [F.mse_loss(learn.model(x), y).item()]
+    assert learn.validate(ds_idx=0) == pytest.approx(expected, rel=1e-6)
+    assert learn.validate(dl=[(x, y)]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_validate_within_a_fit_leaves_the_fit_as_it_was() -> None:
+    class Look(Callback):
+        def after_loss(self) -> None:
+            if self.training:
+                before = (self.pred, self.loss, self.iter, self.dl, self.training, self.model.training)
+                self.learn.validate()
+                assert (self.pred, self.loss, self.iter, self.dl, self.training, self.model.training) == before
+
+    plain, looking = learner(opt_func=SGD), learner(opt_func=SGD, cbs=Look)
+    looking.model.load_state_dict(plain.model.state_dict())
+    plain.fit(2, 0.1)
+    looking.fit(2, 0.1)
+    assert torch.equal(plain.model.weight, looking.model.weight)
+    assert plain.recorder.values == looking.recorder.values
+
+
+def test_model_without_parameters_can_be_validated() -> None:
+    x = torch.randn(8, 3)
+    assert learner(DataLoaders([(x, x)], [(x, x)]), nn.Identity()).validate() == [0.0]
+
+
+def test_added_and_removed_cbs_are_put_back() -> None:
+    learn = learner()
+    before = list(learn.cbs)
+    with learn.added_cbs(TrainEval()):
+        assert len(learn.cbs) == 5
+    assert learn.cbs == before
+    with learn.removed_cbs(Recorder):
+        assert len(learn.cbs) == 3
+    assert learn.cbs == before
+
+
+def test_added_cbs_are_taken_away_after_an_error() -> None:
+    learn = learner()
+
+    class Fails(Callback):
+        def before_fit(self) -> None:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        learn.fit(1, cbs=Fails)
+    assert len(learn.cbs) == 4
+
+
+def test_no_logging_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    learn = Learner(line_dls(), nn.Linear(3, 1))
+    with learn.no_logging():
+        learn.fit(1)
+    assert capsys.readouterr().out == ""
+
+
+def test_logger_of_ones_own_gets_the_lines() -> None:
+    learn, lines = learner(), []
+    learn.logger = lines.append
+    learn.fit(1)
+    assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "time"]
+    assert len(lines) == 2
+
+
+class Pair(NamedTuple):
+    """A batch as a named tuple."""
+
+    image: Tensor
+    label: Tensor
+
+
+class Stream:
+    """A loader without a length that begins anew each time."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(5):
+            x = torch.randn(4, 3, generator=generator)
+            yield x, x.sum(1, keepdim=True)
+
+
+X, Y = torch.randn(8, 3), torch.randn(8, 1)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        torch.utils.data.DataLoader(TensorDataset(X, Y), batch_size=4),
+        [(X, Y)],
+        [[X, Y]],
+        [Pair(X, Y)],
+        [{"input": X, "target": Y}],
+        [{"input": X, "labels": Y}],
+        Stream(),
+        DataLoader(list(zip(X, Y, strict=True)), 4),
+        torch.utils.data.DataLoader(TensorDataset(X, Y), batch_size=4, num_workers=1),
+    ],
+    ids=["torch", "list", "list batch", "named tuple", "dict", "dict of labels", "no length", "list of rows", "worker"],
+)
+def test_batches_and_loaders_of_every_kind(loader: object) -> None:
+    learn = learner(DataLoaders(loader, loader), metrics=mse)
+    learn.fit(2, 0.1)
+    rows = learn.recorder.values
+    assert len(rows) == 2
+    assert all(figure is not None for row in rows for figure in row)
+    assert rows[1][1] == pytest.approx(rows[1][2])
+
+
+def test_dict_batch_goes_to_the_model_by_name() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 1)
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            return self.linear(left - right)  # type: ignore[no-any-return]
+
+    learn = learner(DataLoaders([{"right": X, "y": Y, "left": 2 * X}]), Two())
+    learn.fit(1)
+    assert learn.recorder.values[0][0] is not None
+
+
+def test_several_inputs_by_n_inp() -> None:
+    model = nn.Bilinear(3, 3, 1)
+    learn = learner(DataLoaders([(X, X, Y)], n_inp=2), model)
+    learn.fit(1)
+    assert learner(DataLoaders([(X, X, Y)]), model).dls.n_inp is None
+    assert learn.recorder.values[0][0] is not None
+
+
+def test_loader_without_a_length_trains_by_its_batches() -> None:
+    learn = learner(DataLoaders(Stream()))
+    learn.fit(2)
+    assert learn.recorder.iters == [5, 10]
+
+
+def test_metrics_without_a_validation_set_are_of_the_training_batches() -> None:
+    learn = learner(DataLoaders(line_dls().train), metrics=mse)
+    learn.fit(1, 0.0)
+    assert learn.recorder.metric_names == ["epoch", "train_loss", "train_mse", "time"]
+    x, y = line_dls().train_ds.tensors
+    assert learn.recorder.values[0][1] == pytest.approx(F.mse_loss(learn.model(x), y).item(), rel=1e-6)
+
+
+def test_batch_of_one_and_ragged_last_batch() -> None:
+    learn = learner(line_dls(train_rows=9, valid_rows=5), metrics=mse)
+    learn.fit(1, 0.0)
+    x, y = learn.dls.valid_ds.tensors
+    assert learn.recorder.values[0][1:] == pytest.approx([F.mse_loss(learn.model(x), y).item()] * 2, rel=1e-6)
+
+
+def test_half_precision_model_trains() -> None:
+    dls = DataLoaders.from_tensors(X.bfloat16(), Y.bfloat16(), bs=4)
+    learn = learner(dls, nn.Linear(3, 1).bfloat16(), opt_func=SGD)
+    learn.fit(1, 0.1)
+    assert learn.model.weight.dtype is torch.bfloat16
+
+
+def test_change_of_a_batch_in_place_leaves_the_dataset_alone() -> None:
+    class Spoil(Callback):
+        def before_batch(self) -> None:
+            self.x.zero_()
+
+    dls = line_dls()
+    before = [part.clone() for part in (*dls.train_ds.tensors, *dls.valid_ds.tensors)]
+    learner(dls, cbs=Spoil).fit(1)
+    after = (*dls.train_ds.tensors, *dls.valid_ds.tensors)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_zero_epochs_train_nothing() -> None:
+    learn = learner()
+    before = learn.model.weight.clone()
+    learn.fit(0)
+    assert torch.equal(learn.model.weight, before)
+    assert learn.recorder.values == []
