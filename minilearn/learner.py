@@ -53,6 +53,7 @@ class Learner(Loop):
         TypeError: an argument is not what it should be.
         ValueError: `lr` or `wd` is out of its range.
 
+    >>> import torch
     >>> dls = DataLoaders.from_tensors(torch.rand(100, 3), torch.rand(100, 1))
     >>> learn = Learner(dls, nn.Linear(3, 1), loss_func=nn.functional.mse_loss)
     >>> with learn.no_logging():

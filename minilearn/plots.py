@@ -77,7 +77,7 @@ def plot_images(
     side = math.isqrt(images.shape[-1])
     grey = images.reshape(len(images), side, -1) if images.ndim == 2 else images
     rows = math.ceil(len(grey) / columns)
-    for i, image in enumerate(grey.cpu()):
+    for i, image in enumerate(grey.detach().cpu().numpy()):
         row, column = divmod(i, columns)
         cell = ax.inset_axes((column / columns, 1 - (row + 1) / rows, 0.86 / columns, 0.74 / rows))
         cell.imshow(image, cmap="gray", interpolation="nearest")
@@ -107,6 +107,7 @@ def show_image(image: Any, *, title: str = "", ax: "Axes | None" = None, cmap: s
             image = image.movedim(0, -1)
         if image.ndim == 3 and image.shape[-1] == 1:
             image = image.squeeze(-1)
+        image = image.numpy()
     ax.imshow(image, cmap=cmap)
     ax.set_axis_off()
     ax.set_title(title)

@@ -80,7 +80,9 @@ def test_empty_validation_loader() -> None:
 
 def test_generator_that_is_used_up() -> None:
     learn = learner(DataLoaders(batch for batch in line_dls().train))
-    with pytest.raises(ValueError, match=r"the training loader gave no batch\. A generator can be run through only once"):
+    with pytest.raises(
+        ValueError, match=r"the training loader gave no batch\. A generator can be run through only once"
+    ):
         learn.fit(2)
     still_works(learn)
 
@@ -130,7 +132,9 @@ def test_metric_whose_shapes_would_broadcast() -> None:
     still_works(learn)
 
 
-@pytest.mark.parametrize("loss", [None, F.cross_entropy, nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)])
+@pytest.mark.parametrize(
+    "loss", [None, F.cross_entropy, nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)]
+)
 @pytest.mark.parametrize("wrong", [3, -1])
 def test_class_index_out_of_range(loss: object, wrong: int) -> None:
     learn = learner(classes_dls(torch.tensor([0, 1, 2, wrong])), nn.Linear(3, 3), loss=loss)
@@ -162,7 +166,9 @@ def test_targets_of_two_dimensions_for_cross_entropy() -> None:
 
 def test_loss_that_is_not_one_number() -> None:
     learn = learner(loss=lambda pred, target: (pred - target) ** 2)
-    with pytest.raises(ValueError, match=r"the loss must be a tensor holding one number, got float32 \(4, 1\).*\.mean\(\)"):
+    with pytest.raises(
+        ValueError, match=r"the loss must be a tensor holding one number, got float32 \(4, 1\).*\.mean\(\)"
+    ):
         learn.fit(1)
     still_works(learn)
 
@@ -269,7 +275,7 @@ def test_fit_refuses_bad_values(kwargs: dict[str, object], message: str) -> None
 
 
 def test_learner_refuses_what_is_no_model() -> None:
-    with pytest.raises(TypeError, match="model must be an nn.Module, got the class Linear: make one"):
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got the class Linear: make one"):
         Learner(line_dls(), nn.Linear)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="opt_func must be callable, got 'adam'"):
         Learner(line_dls(), nn.Linear(3, 1), opt_func="adam")  # type: ignore[arg-type]

@@ -52,7 +52,9 @@ def test_name_of_the_learner_says_where_it_is() -> None:
         def after_loss(self) -> None:
             self.opt_func  # type: ignore[attr-defined]  # noqa: B018
 
-    with pytest.raises(AttributeError, match=r"Reads has no attribute 'opt_func'; the Learner has: self\.learn\.opt_func"):
+    with pytest.raises(
+        AttributeError, match=r"Reads has no attribute 'opt_func'; the Learner has: self\.learn\.opt_func"
+    ):
         learner(Reads).fit(1)
 
 
@@ -234,9 +236,6 @@ def test_batch_cancelled_before_the_step_lets_gradients_add_up() -> None:
     learn = learner(EverySecond)
     start = learn.model.weight.detach().clone()
     learn.fit(1)
-    x, y = learn.dls.train_ds.tensors
-    model = nn.Linear(3, 1)
-    model.weight.data, model.bias.data = start.clone(), learn.model.bias.data.clone()
     assert len(grads) == 2
     assert not torch.equal(grads[0], grads[1])
     assert torch.allclose(learn.model.weight, start - 0.1 * grads[1])
@@ -314,7 +313,9 @@ def test_removing_what_is_not_there_says_what_is() -> None:
     class Mine(Callback):
         pass
 
-    with pytest.raises(ValueError, match="this Learner has no callback Mine; it has TrainEval, DevicePlacement, Recorder"):
+    with pytest.raises(
+        ValueError, match="this Learner has no callback Mine; it has TrainEval, DevicePlacement, Recorder"
+    ):
         learner().remove_cb(Mine)
 
 

@@ -273,8 +273,7 @@ cleanup_fit
 # An error at the first of each event, and all that has happened by the end of the fit.
 UP_TO_FIRST_BATCH = "before_fit before_epoch before_train before_batch"
 FIRST_BATCH = (
-    UP_TO_FIRST_BATCH
-    + " after_pred after_loss before_backward after_backward before_step after_step after_batch"
+    UP_TO_FIRST_BATCH + " after_pred after_loss before_backward after_backward before_step after_step after_batch"
 )
 TRAINED = (
     FIRST_BATCH
@@ -394,7 +393,15 @@ def test_after_create_comes_when_the_learner_is_made(dls: DataLoaders) -> None:
 def test_validate_has_only_the_events_of_validation(dls: DataLoaders) -> None:
     log_class, log = events_log()
     learner(dls).validate(cbs=log_class)
-    assert log == "before_validate before_batch after_pred after_loss after_batch after_validate cleanup_fit".split()
+    assert log == [
+        "before_validate",
+        "before_batch",
+        "after_pred",
+        "after_loss",
+        "after_batch",
+        "after_validate",
+        "cleanup_fit",
+    ]
 
 
 def test_no_validation_loader_means_no_validation_events(dls: DataLoaders) -> None:
@@ -422,9 +429,7 @@ def test_callbacks_come_in_their_order_then_as_they_were_added(dls: DataLoaders)
     assert called == ["first", "second", "late"]
 
 
-@pytest.mark.parametrize(
-    ("name", "train", "valid"), [("run_train", False, True), ("run_valid", True, False)]
-)
+@pytest.mark.parametrize(("name", "train", "valid"), [("run_train", False, True), ("run_valid", True, False)])
 def test_run_train_and_run_valid_choose_the_batches(dls: DataLoaders, name: str, train: bool, valid: bool) -> None:
     seen: set[bool] = set()
 

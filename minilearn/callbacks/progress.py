@@ -58,7 +58,7 @@ class ProgressCallback(Callback):
 
     def after_epoch(self) -> None:
         recorder = self.learn.recorder
-        figures = ["" if value is None else f"{value:.6f}" for value in recorder.values[-1]]
+        figures = ["" if value is None else format_figure(value) for value in recorder.values[-1]]
         row = [str(self.epoch), *figures, format_time(recorder.seconds[-1])]
         if self._master is not None:
             self._master.write(row, table=True)
@@ -106,6 +106,7 @@ class ProgressCallback(Callback):
 
     def _end_bar(self) -> None:
         if self._bar is not None:
+            self._bar.prefix = ""  # fastprogress 1.0 would leave the prefix standing when it takes the bar away
             self._bar.on_iter_end()
         self._bar = None
 
@@ -115,6 +116,19 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter's; Google Colab's
+
+
+def format_figure(value: float) -> str:
+    """A figure in at most eight characters: six decimals where they fit, else fewer, else an exponent.
+
+    >>> [format_figure(x) for x in (0.98, 5565.107834, -0.5, 1.5e12, 0.0000123, float("nan"))]
+    ['0.980000', '5565.108', '-0.50000', '1.50e+12', '1.23e-05', 'nan']
+    """
+    if not 0 < abs(value) < 1e-4:
+        for decimals in range(6, -1, -1):
+            if len(text := f"{value:.{decimals}f}") <= 8:
+                return text
+    return f"{value:.2e}"
 
 
 def format_time(seconds: float) -> str:

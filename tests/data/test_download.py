@@ -111,7 +111,9 @@ def test_archive_is_checked_and_unpacked_into_a_folder_of_its_name(tmp_path: Pat
 
 
 def test_archive_without_a_checksum_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"give untar_data\(.*, sha256=\.\.\.\): what cannot be checked is not unpacked"):
+    with pytest.raises(
+        ValueError, match=r"give untar_data\(.*, sha256=\.\.\.\): what cannot be checked is not unpacked"
+    ):
         untar_data("https://example.org/set.tgz", tmp_path)
 
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from minilearn.data import DataError, URLs, digits, digits_sample, mnist, mnist_sample, untar_data
-from minilearn.data.idx import read_idx, write_idx
 from minilearn.data.handwritten import MIRRORS, SHA256, Split
+from minilearn.data.idx import read_idx, write_idx
 from minilearn.vision import torchvision
 
 DIGITS = Path(read_idx.__code__.co_filename).parent / "digits-images-idx3-ubyte.gz"
@@ -109,11 +109,18 @@ def test_mnist_is_found_in_the_users_folder_unpacked_too(
 def test_untar_data_gives_a_folder_of_images(mnist_root: Path, own_data_folder: Path) -> None:
     path = untar_data(URLs.MNIST_SAMPLE)
     assert path == own_data_folder / "mnist_sample"
-    counts = {f"{part}/{label}": len(list((path / part / label).glob("*.png"))) for part in ("train", "valid") for label in "37"}
+    counts = {
+        f"{part}/{label}": len(list((path / part / label).glob("*.png")))
+        for part in ("train", "valid")
+        for label in "37"
+    }
     assert counts == {"train/3": 6_131, "train/7": 6_265, "valid/3": 1_010, "valid/7": 1_028}
     first = min((path / "valid" / "3").iterdir(), key=lambda file: int(file.stem))
     split = mnist_sample()
-    assert torch.equal(torch.from_numpy(__import__("numpy").array(Image.open(first))), (split.valid_x[0] * 255).round().to(torch.uint8).reshape(28, 28))
+    assert torch.equal(
+        torch.from_numpy(__import__("numpy").array(Image.open(first))),
+        (split.valid_x[0] * 255).round().to(torch.uint8).reshape(28, 28),
+    )
     assert sorted(p.name for p in own_data_folder.iterdir()) == ["mnist_sample"]
     assert untar_data(URLs.MNIST_SAMPLE) == path
 
@@ -144,7 +151,9 @@ def test_missing_mnist_without_a_network_says_what_to_do(no_network: None, own_d
 def test_mnist_is_downloaded_checked_and_kept(
     mnist_root: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minilearn.data.handwritten.MIRRORS", (f"{(mnist_root / 'MNIST' / 'raw').resolve().as_uri()}/",))
+    monkeypatch.setattr(
+        "minilearn.data.handwritten.MIRRORS", (f"{(mnist_root / 'MNIST' / 'raw').resolve().as_uri()}/",)
+    )
     monkeypatch.delenv("MINILEARN_DATA")
     check(mnist_sample(), (12_396, 2_038), (1,))
     raw = own_data_folder / "MNIST" / "raw"

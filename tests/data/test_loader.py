@@ -109,7 +109,9 @@ def test_shuffle_is_one_permutation_of_torch() -> None:
     assert torch.equal(y, Y[order[:4]])
 
 
-@pytest.mark.parametrize("sampler", [RandomSampler(range(10), replacement=True, num_samples=6), WeightedRandomSampler([1.0] * 10, 6)])
+@pytest.mark.parametrize(
+    "sampler", [RandomSampler(range(10), replacement=True, num_samples=6), WeightedRandomSampler([1.0] * 10, 6)]
+)
 def test_other_samplers_are_asked(sampler: Any) -> None:
     loader = DataLoader((X, Y), 4, sampler=sampler)
     assert sum(len(x) for x, _ in loader) == 6
@@ -176,7 +178,7 @@ def test_empty_dataset_is_refused(dataset: Any, shuffle: bool) -> None:
         (lambda: DataLoader((X, Y), 4, batch_size=4), "give bs or batch_size, not both: got bs=4, batch_size=4"),
         (lambda: DataLoader((X, Y[:3]), 4), "the columns of a dataset must have the same number of rows, got [10, 3]"),
         (lambda: DataLoaders.from_tensors(X, Y, X), "give both valid_x and valid_y, or neither"),
-        (lambda: DataLoaders(), "DataLoaders needs a training loader, and takes a validation loader after it"),
+        (DataLoaders, "DataLoaders needs a training loader, and takes a validation loader after it"),
     ],
 )
 def test_bad_arguments_are_refused(make: Any, message: str) -> None:

@@ -1,0 +1,154 @@
+"""The history: what is in it, in which order, and that it stays small."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import line_dls
+from torch import nn
+
+from minilearn.callback import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelTrainException,
+    CancelValidException,
+)
+from minilearn.callbacks import recorder
+from minilearn.data import DataLoaders
+from minilearn.learner import Learner
+from minilearn.metrics import mae, mse
+from minilearn.optim import SGD
+
+
+def learner(cbs: object = None, **kwargs: object) -> Learner:
+    learn = Learner(line_dls(), nn.Linear(3, 1), F.mse_loss, SGD, cbs=cbs, **kwargs)  # type: ignore[arg-type]
+    learn.logger = lambda line: None
+    return learn
+
+
+def test_history_of_a_fit() -> None:
+    learn = learner(metrics=[mse, mae])
+    learn.fit(3, 0.05)
+    history = learn.recorder
+    assert history.metric_names == ["epoch", "train_loss", "valid_loss", "mse", "mae", "time"]
+    assert history.epochs == [0, 1, 2]
+    assert history.iters == [2, 4, 6]
+    assert len(history.losses) == len(history.lrs) == 6
+    assert set(history.lrs) == {0.05}
+    assert [len(row) for row in history.values] == [4, 4, 4]
+    assert history.values[-1][0] == history.losses[-1] == history.smooth_loss.value
+    assert all(seconds > 0 for seconds in history.seconds)
+
+
+def test_losses_are_the_debiased_moving_average() -> None:
+    raw: list[float] = []
+
+    class Keep(Callback):
+        def after_loss(self) -> None:
+            if self.training:
+                raw.append(self.loss.item())
+
+    learn = learner(Keep)
+    learn.fit(3, 0.05)
+    average, expected = 0.0, []
+    for i, loss in enumerate(raw, start=1):
+        average = 0.98 * average + 0.02 * loss
+        expected.append(average / (1 - 0.98**i))
+    assert learn.recorder.losses == pytest.approx(expected, rel=1e-9)
+
+
+def test_second_fit_has_a_history_of_its_own() -> None:
+    learn = learner()
+    learn.fit(3)
+    learn.fit(1)
+    assert len(learn.recorder.values) == 1
+    assert len(learn.recorder.losses) == 2
+
+
+@pytest.mark.parametrize(
+    ("event", "cancel", "known"),
+    [
+        ("before_train", CancelTrainException, [False, True, True]),
+        ("before_validate", CancelValidException, [True, False, False]),
+        ("before_epoch", CancelEpochException, [False, False, False]),
+        ("after_train", CancelEpochException, [True, False, False]),
+    ],
+)
+def test_row_lines_up_with_the_headings_whatever_was_cancelled(
+    event: str, cancel: type[Exception], known: list[bool]
+) -> None:
+    def method(self: Callback) -> None:
+        raise cancel
+
+    learn = learner(type("Cancel", (Callback,), {event: method, "order": 60}), metrics=mse)
+    learn.fit(1)
+    (row,) = learn.recorder.values
+    assert [figure is not None for figure in row] == known
+
+
+def test_cancelled_batch_is_not_recorded_with_the_loss_before_it() -> None:
+    class Skip(Callback):
+        def before_batch(self) -> None:
+            if self.training and self.iter == 1:
+                raise CancelBatchException
+
+    learn = learner(Skip)
+    learn.fit(2)
+    assert len(learn.recorder.losses) == 2
+
+
+def test_validation_loss_counts_each_row_the_same() -> None:
+    dls = line_dls(train_rows=4, valid_rows=7)
+    learn = Learner(dls, nn.Linear(3, 1), F.mse_loss, SGD)
+    with learn.no_logging():
+        learn.fit(1, 0.0)
+    x, y = dls.valid_ds.tensors
+    assert learn.recorder.values[0][1] == pytest.approx(F.mse_loss(learn.model(x), y).item(), rel=1e-6)
+
+
+def test_history_stays_small_however_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_POINTS", 8)
+    learn = learner(metrics=mse)
+    learn.fit(25)
+    history = learn.recorder
+    assert len(history.losses) == len(history.lrs) <= 8
+    assert history.stride == 8
+    assert history.iters[-1] == history.smooth_loss.count == 50
+
+
+def test_thinned_history_holds_every_strideth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses() -> recorder.Recorder:
+        torch.manual_seed(0)
+        learn = learner()
+        learn.fit(25, 0.01)
+        return learn.recorder
+
+    whole = losses().losses
+    monkeypatch.setattr(recorder, "MAX_POINTS", 8)
+    thinned = losses()
+    assert thinned.losses == whole[:: thinned.stride]
+
+
+def test_memory_of_a_long_epoch_is_flat() -> None:
+    import tracemalloc
+
+    class Endless:
+        def __iter__(self) -> object:
+            x, y = torch.zeros(1, 3), torch.zeros(1, 1)
+            for i in range(4000):
+                if i == 1000:
+                    tracemalloc.start()
+                yield x, y
+            sizes.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+
+    sizes: list[int] = []
+    learn = Learner(DataLoaders(Endless()), nn.Linear(3, 1), F.mse_loss, SGD)
+    with learn.no_logging():
+        learn.fit(1)
+    assert sizes[0] < 400_000  # two figures a batch, of at most 32 bytes and a pointer each, and no tensor
+
+
+def test_beta_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\), got 1"):
+        recorder.Recorder(beta=1)

@@ -1,0 +1,271 @@
+"""SGD and Adam against torch's, and the engine as a torch.optim.Optimizer."""
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from minilearn.optim import SGD, Adam, Optimizer
+from minilearn.optim.groups import norm_and_bias_params, param_groups, set_hypers
+from minilearn.optim.steppers import sgd_step
+
+SHAPES = [(), (0,), (5,), (4, 3), (2, 3, 4, 5)]
+Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+def parameters(dtype: torch.dtype) -> list[Tensor]:
+    """Parameters of every kind: a scalar, an empty one, several ranks, one that is not contiguous."""
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in SHAPES]
+    made.append(torch.randn(3, 4, generator=generator, dtype=torch.float64).T)
+    return [p.to(dtype).requires_grad_() for p in made]
+
+
+def run(make: Make, dtype: torch.dtype, steps: int = 100) -> list[Tensor]:
+    """The parameters after some steps; the last one has no gradient every third time."""
+    params = parameters(dtype)
+    opt = make(params)
+    generator = torch.Generator().manual_seed(1)
+    for i in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(dtype)
+        if i % 3 == 0:
+            params[-1].grad = None
+        opt.step()
+        opt.zero_grad()
+    return [p.detach() for p in params]
+
+
+PAIRS: dict[str, tuple[Make, Make]] = {
+    "SGD": (lambda p: SGD(p, 0.1), lambda p: torch.optim.SGD(p, 0.1)),
+    "SGD momentum": (lambda p: SGD(p, 0.1, mom=0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
+    "SGD L2": (
+        lambda p: SGD(p, 0.1, mom=0.9, wd=0.1, decouple_wd=False),
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+    ),
+    "Adam": (
+        lambda p: Adam(p, 0.01),
+        lambda p: torch.optim.AdamW(p, 0.01, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01),
+    ),
+    "Adam other": (
+        lambda p: Adam(p, 0.01, mom=0.8, sqr_mom=0.999, eps=1e-8, wd=0.1),
+        lambda p: torch.optim.AdamW(p, 0.01, betas=(0.8, 0.999), eps=1e-8, weight_decay=0.1),
+    ),
+    "Adam L2": (
+        lambda p: Adam(p, 0.01, wd=0.1, decouple_wd=False),
+        lambda p: torch.optim.Adam(p, 0.01, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.1),
+    ),
+    "Adam without decay": (
+        lambda p: Adam(p, 0.01, wd=0.0),
+        lambda p: torch.optim.Adam(p, 0.01, betas=(0.9, 0.99), eps=1e-5),
+    ),
+}
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("name", PAIRS)
+def test_rule_equals_torchs_over_100_steps(name: str, dtype: torch.dtype, rtol: float) -> None:
+    mine, theirs = (run(make, dtype) for make in PAIRS[name])
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_rule_equals_torchs_in_bfloat16_to_its_precision(name: str) -> None:
+    mine, theirs = (run(make, torch.bfloat16, steps=10) for make in PAIRS[name])
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=0.05, atol=0.05)
+
+
+def test_decoupled_decay_of_sgd_is_its_formula() -> None:
+    p = torch.tensor([2.0, -4.0], requires_grad=True)
+    p.grad = torch.tensor([1.0, 1.0])
+    SGD([p], 0.5, wd=0.1).step()
+    torch.testing.assert_close(p.detach(), torch.tensor([2.0, -4.0]) * (1 - 0.5 * 0.1) - 0.5)
+
+
+def test_groups_have_hyperparameters_of_their_own() -> None:
+    def grads(params: list[Tensor]) -> None:
+        for p in params:
+            p.grad = torch.ones_like(p)
+
+    mine, theirs = (
+        [torch.ones(3, requires_grad=True) for _ in range(2)],
+        [torch.ones(3, requires_grad=True) for _ in range(2)],
+    )
+    ours = SGD([{"params": [mine[0]], "lr": 0.5, "mom": 0.5}, {"params": [mine[1]]}], 0.1)
+    torchs = torch.optim.SGD([{"params": [theirs[0]], "lr": 0.5, "momentum": 0.5}, {"params": [theirs[1]]}], 0.1)
+    for _ in range(5):
+        grads(mine)
+        grads(theirs)
+        ours.step()
+        torchs.step()
+    assert all(torch.equal(p, q) for p, q in zip(mine, theirs, strict=True))
+
+
+def test_parameters_of_different_dtypes_in_one_group() -> None:
+    params = [torch.ones(3, dtype=dtype, requires_grad=True) for dtype in (torch.float32, torch.float64)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    Adam(params, 0.1).step()
+    assert [p.dtype for p in params] == [torch.float32, torch.float64]
+    assert all(float(p[0].detach()) < 1 for p in params)
+
+
+def trained(
+    opt_func: Callable[..., torch.optim.Optimizer], steps: int, opt_state: Any = None, start: Any = None
+) -> Any:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    if start is not None:
+        model.load_state_dict(start)
+    opt = opt_func(model.parameters(), 0.1)
+    if opt_state is not None:
+        opt.load_state_dict(opt_state)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    for _ in range(steps):
+        model(x).square().mean().backward()
+        opt.step()
+        opt.zero_grad()
+    return model, opt
+
+
+@pytest.mark.parametrize("opt_func", [Adam, lambda p, lr: SGD(p, lr, mom=0.9)])
+def test_state_goes_through_a_file_exactly(opt_func: Callable[..., torch.optim.Optimizer]) -> None:
+    model, opt = trained(opt_func, 5)
+    file = io.BytesIO()
+    torch.save(opt.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    resumed, _ = trained(opt_func, 5, opt_state=state, start=model.state_dict())
+    straight, _ = trained(opt_func, 10)
+    assert torch.equal(resumed.weight, straight.weight)
+
+
+def test_loaded_state_shares_no_tensor_with_its_source() -> None:
+    _, opt = trained(Adam, 2)
+    _, other = trained(Adam, 1)
+    other.load_state_dict(opt.state_dict())
+    for mine, theirs in zip(opt.state.values(), other.state.values(), strict=True):
+        assert torch.equal(mine["grad_avg"], theirs["grad_avg"])
+        assert mine["grad_avg"].data_ptr() != theirs["grad_avg"].data_ptr()
+
+
+def test_copy_of_an_optimizer_steps_like_it() -> None:
+    model, opt = trained(Adam, 2)
+    twin_model, twin = copy.deepcopy((model, opt))
+    for m, o in ((model, opt), (twin_model, twin)):
+        m(torch.ones(1, 3)).sum().backward()
+        o.step()
+    assert torch.equal(model.weight, twin_model.weight)
+
+
+def test_closure_is_called_with_gradients_on_and_its_loss_returned() -> None:
+    p = torch.tensor([3.0], requires_grad=True)
+    opt = SGD([p], 0.1)
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert opt.step(closure).item() == 9.0
+    assert p.item() == pytest.approx(3.0 - 0.1 * 6.0)
+
+
+def test_step_hooks_are_called() -> None:
+    calls: list[str] = []
+    p = torch.ones(1, requires_grad=True)
+    opt = SGD([p], 0.1)
+    opt.register_step_pre_hook(lambda *args: calls.append("before"))
+    opt.register_step_post_hook(lambda *args: calls.append("after"))
+    opt.step()
+    assert calls == ["before", "after"]
+
+
+def test_schedulers_of_torch_work() -> None:
+    opt = SGD([torch.ones(1, requires_grad=True)], 1.0)
+    schedule = torch.optim.lr_scheduler.StepLR(opt, 1, gamma=0.5)
+    opt.step()
+    schedule.step()
+    assert opt.param_groups[0]["lr"] == 0.5
+
+
+def test_zero_grad_lets_go_or_fills_with_zeros() -> None:
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.ones(2)
+    opt = SGD([p], 0.1)
+    opt.zero_grad(set_to_none=False)
+    assert p.grad.tolist() == [0, 0]
+    opt.zero_grad()
+    assert p.grad is None
+
+
+def test_user_writes_an_optimizer_by_writing_a_stepper() -> None:
+    def sign(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+        """g' = sign(g)."""
+        return [g.sign() for g in grads]
+
+    p = torch.tensor([1.0, 1.0], requires_grad=True)
+    p.grad = torch.tensor([5.0, -0.1])
+    Optimizer([p], [sign, sgd_step], lr=0.5).step()
+    assert p.tolist() == [0.5, 1.5]
+
+
+def test_stepper_whose_hyperparameter_is_not_given_is_refused() -> None:
+    with pytest.raises(TypeError, match="sgd_step takes the hyperparameter 'lr', which the recipe does not give"):
+        Optimizer([torch.ones(1, requires_grad=True)], [sgd_step])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: SGD(p, 0.1, mom=1.5), "SGD: mom must be in [0, 1), got 1.5"),
+        (lambda p: SGD(p, -0.1), "SGD: lr must be a finite number of at least 0, got -0.1"),
+        (lambda p: SGD(p, 0.1, wd=-1), "SGD: wd must be a finite number of at least 0, got -1"),
+        (lambda p: Adam(p, 0.1, sqr_mom=1), "Adam: sqr_mom must be in [0, 1), got 1"),
+        (lambda p: Adam(p, 0.1, eps=0), "Adam: eps must be a finite number greater than 0, got 0"),
+        (lambda p: Adam(p, float("nan")), "Adam: lr must be a finite number of at least 0, got nan"),
+        (lambda p: Adam(p, "fast"), "Adam: lr must be a number, got 'fast'"),
+        (lambda p: SGD([{"params": p, "mom": 2}], 0.1), "SGD: mom must be in [0, 1), got 2"),
+        (lambda p: SGD([], 0.1), "there are no parameters to train: the model has none, or all of them are frozen"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(make: Callable[[list[Tensor]], Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make([torch.ones(1, requires_grad=True)])
+    assert str(caught.value) == message
+
+
+def test_sparse_gradient_is_refused() -> None:
+    embedding = nn.Embedding(5, 2, sparse=True)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="Adam does not take sparse gradients"):
+        Adam(embedding.parameters(), 0.1).step()
+
+
+def test_param_groups_spare_norms_and_biases() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.LayerNorm(3))
+    groups = param_groups(model, model.parameters(), wd_bn_bias=False)
+    assert [len(group["params"]) for group in groups] == [1, 5]
+    assert set(groups[1]["params"]) == norm_and_bias_params(model)
+    assert [group["no_wd"] for group in groups] == [False, True]
+
+
+def test_param_groups_keep_the_splitters_groups() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    split = [list(model[0].parameters()), list(model[1].parameters())]
+    assert [len(g["params"]) for g in param_groups(model, split, wd_bn_bias=True)] == [2, 2]
+    assert [len(g["params"]) for g in param_groups(model, split, wd_bn_bias=False)] == [1, 1, 1, 1]
+
+
+def test_set_hypers_sets_torchs_names_too_and_keeps_spared_groups_at_zero() -> None:
+    model = nn.Linear(2, 1)
+    opt = torch.optim.AdamW(param_groups(model, model.parameters(), wd_bn_bias=False), lr=0.1)  # type: ignore[arg-type]
+    set_hypers(opt, lr=0.3, wd=0.2)
+    assert [(g["lr"], g["weight_decay"]) for g in opt.param_groups] == [(0.3, 0.2), (0.3, 0.0)]
