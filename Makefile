@@ -1,0 +1,35 @@
+# Two commands do everything on a machine with Python and git: make demo, make test.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
+	$(BIN)/python examples/mnist_sample.py --out out
+
+test: $(VENV)/.dev  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.run  ## what the Learner costs over a hand-written loop
+	$(BIN)/python benchmarks/learner_overhead.py
+
+clean:
+	rm -rf $(VENV) out
+
+$(VENV)/.run: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch and minilearn into $(VENV); torch is large, this takes a minute or more"
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --editable '.[dev]'
+	touch $@
