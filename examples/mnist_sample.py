@@ -46,8 +46,7 @@ def picture(learn: Learner, data: Split, folder: Path) -> Path:
     with torch.no_grad():
         three = learn.model.cpu()(data.valid_x).sigmoid().squeeze(1)
     right = (three > 0.5) == (data.valid_y.squeeze(1) == 1)
-    mistakes, hits = (~right).nonzero().flatten()[:16], right.nonzero().flatten()
-    shown = torch.cat([mistakes, hits[:: max(len(hits) // 16, 1)]])[:32]
+    shown = torch.cat([some(~right), some(right)])
     titles = [f"{3 if p > 0.5 else 7} ({max(p, 1 - p):.0%})" for p in three[shown].tolist()]
 
     figure, axes = plt.subplot_mosaic([["loss", "images"], ["score", "images"]], figsize=(13, 6), layout="constrained")
@@ -55,10 +54,16 @@ def picture(learn: Learner, data: Split, folder: Path) -> Path:
     scores = [row[-1] for row in learn.recorder.values]
     plot_metrics(learn.recorder.epochs, {"batch_accuracy": scores}, ylabel="share right", ax=axes["score"])
     plot_images(data.valid_x[shown], titles, wrong=(~right[shown]).tolist(), ax=axes["images"])
-    axes["images"].set_title(f"validation images and answers: {int((~right).sum())} of {len(right):,} wrong")
+    axes["images"].set_title(f"the model's answers, {int((~right).sum())} of {len(right):,} wrong")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "mnist_sample.png", dpi=110)
     return folder / "mnist_sample.png"
+
+
+def some(chosen: Tensor, n: int = 16) -> Tensor:
+    """The numbers of at most `n` of the rows that are chosen, from the first to the last of them."""
+    rows = chosen.nonzero().flatten()
+    return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from minilearn.data import DataLoaders
 from minilearn.data.handwritten import Split, mnist_sample
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if os.environ.get("MINILEARN_DATA"):  # tests run programs in other folders
+    os.environ["MINILEARN_DATA"] = str(Path(os.environ["MINILEARN_DATA"]).resolve())
 
 
 @pytest.fixture(autouse=True)
