@@ -296,22 +296,25 @@ class Loop:
             error.add_note(self._where())
             if isinstance(error, CancelException):
                 error.add_note(f"raised in {error.raised_in}, where there is nothing that it could cancel")
+            self._clean_up(error)
             raise
-        finally:
-            self._running = False
-            self._clean_up()
+        self._clean_up(None)
 
-    def _clean_up(self) -> None:
+    def _clean_up(self, error: BaseException | None) -> None:
+        """Every callback cleans up, though one fails at it; an error that is on its way keeps the word."""
         failed: BaseException | None = None
         for handler in self._handlers.get("cleanup_fit", ()):
             try:
                 handler()
-            except BaseException as error:  # the other callbacks must clean up all the same
-                error.add_note(f"raised in {_whose(handler)}")
-                failed = failed or error
+            except BaseException as another:
+                another.add_note(f"raised in {_whose(handler)}")
+                failed = failed or another
+                if error is not None:
+                    error.add_note(f"then {_whose(handler)} failed too: {another!r}")
         self.model.zero_grad()  # a batch cut short leaves gradients, which the next fit would add to its own
         self._forget(*OF_A_BATCH, *OF_A_PART)
-        if failed is not None:
+        self._running = False
+        if failed is not None and error is None:
             raise failed
 
     def _forget(self, *names: str) -> None:

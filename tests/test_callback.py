@@ -349,3 +349,19 @@ def test_loaders_may_be_a_pair() -> None:
     dls = line_dls()
     learn = Learner((dls.train, dls.valid), nn.Linear(3, 1), nn.functional.mse_loss)
     assert isinstance(learn.dls, DataLoaders)
+
+
+def test_error_on_its_way_keeps_the_word_when_cleaning_up_fails_too() -> None:
+    class Fails(Callback):
+        def after_pred(self) -> None:
+            raise KeyError("first")
+
+        def cleanup_fit(self) -> None:
+            raise OSError("second")
+
+    learn = learner(Fails)
+    with pytest.raises(KeyError) as caught:
+        learn.fit(1)
+    assert caught.value.__notes__[-1] == "then Fails.cleanup_fit failed too: OSError('second')"
+    learn.remove_cb(Fails)
+    learn.fit(1)

@@ -1,5 +1,6 @@
 """What a person sees of a fit: the table, a row an epoch, and a bar where there is somebody to look at it."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -24,10 +25,10 @@ class ProgressCallback(Callback):
         self._master: Any = None
         self._bar: Any = None
         self._live = False
-        self._in_fit = False
+        self._due = math.inf
 
     def before_fit(self) -> None:
-        self._in_fit, self._header_due = True, True
+        self._header_due = True
         names = self.learn.recorder.metric_names
         self._widths = [max(len(name), 5 if name in ("epoch", "time") else 8) for name in names]
         self._live = self.learn.show_bar and self.learn.logger is print
@@ -41,17 +42,17 @@ class ProgressCallback(Callback):
             self._live = False
 
     def before_train(self) -> None:
-        self._start_bar()
+        self._begin_part()
 
     def after_batch(self) -> None:
-        if self._bar is not None and time.monotonic() >= self._due:
+        if self._due <= time.monotonic():
             self._draw()
 
     def after_train(self) -> None:
         self._end_bar()
 
     def before_validate(self) -> None:
-        self._start_bar()
+        self._begin_part()
 
     def after_validate(self) -> None:
         self._end_bar()
@@ -73,7 +74,7 @@ class ProgressCallback(Callback):
         self._end_bar()
         if self._master is not None:
             self._master.on_iter_end()  # leaves the table, takes the bar away
-        self._master, self._live, self._in_fit = None, False, False
+        self._master, self._live = None, False
 
     def _print(self, cells: list[str]) -> None:
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
@@ -82,33 +83,40 @@ class ProgressCallback(Callback):
         else:
             self.learn.logger(line)
 
-    def _start_bar(self) -> None:
+    def _begin_part(self) -> None:
+        """A part of an epoch begins; one that is over before its bar is due gets none."""
         self._end_bar()
-        if not self._live or not self._in_fit:
-            return
-        from fastprogress.fastprogress import ConsoleProgressBar, NBProgressBar
-
-        total = self.n_iter or "noinfer"
-        if self._master is not None:
-            self._bar = NBProgressBar(None, total=total, parent=self._master)
-        else:
-            self._bar = ConsoleProgressBar(None, total=total, leave=False)
-            self._bar.prefix = f"epoch {self.epoch + 1}/{self.n_epoch} {'train' if self.training else 'valid'}"
-        self._bar.update(0)
-        self._due = time.monotonic() + REDRAW_S
+        if self._live:
+            self._started = time.time()
+            self._due = time.monotonic() + REDRAW_S
 
     def _draw(self) -> None:
+        if self._bar is None:
+            self._bar = self._make_bar()
         if self.training:
             loss = self.learn.recorder.smooth_loss.value
             self._bar.comment = "" if loss is None else f"{loss:.4f}"
         self._bar.update(self.iter + 1)
         self._due = time.monotonic() + REDRAW_S
 
+    def _make_bar(self) -> Any:
+        from fastprogress.fastprogress import ConsoleProgressBar, NBProgressBar
+
+        total = self.n_iter or "noinfer"
+        if self._master is not None:
+            bar = NBProgressBar(None, total=total, parent=self._master)
+        else:
+            bar = ConsoleProgressBar(None, total=total, leave=False)
+            bar.prefix = f"epoch {self.epoch + 1}/{self.n_epoch} {'train' if self.training else 'valid'}"
+        bar.update(0)
+        bar.start_t = self._started
+        return bar
+
     def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.prefix = ""  # fastprogress 1.0 would leave the prefix standing when it takes the bar away
             self._bar.on_iter_end()
-        self._bar = None
+        self._bar, self._due = None, math.inf
 
 
 def in_notebook() -> bool:

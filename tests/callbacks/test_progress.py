@@ -65,10 +65,9 @@ def test_pipe_gets_one_clean_line_an_epoch() -> None:
     assert "█" not in done.stdout
 
 
-def on_a_terminal(interrupt_in: int) -> str:
-    """All that the script writes to a terminal."""
+def on_a_terminal(code: str) -> str:
+    """All that a script writes to a terminal."""
     leader, follower = pty.openpty()
-    code = SCRIPT.format(interrupt_in=interrupt_in)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=follower, stderr=follower, stdin=follower)
     os.close(follower)
     raw = b""
@@ -86,7 +85,7 @@ def on_a_terminal(interrupt_in: int) -> str:
 
 
 def test_terminal_shows_a_bar_with_the_loss_and_keeps_the_table() -> None:
-    raw = on_a_terminal(interrupt_in=9)
+    raw = on_a_terminal(SCRIPT.format(interrupt_in=9))
     assert "█" in raw
     assert re.search(r"epoch 1/2 train \|█+-*\| .*\[\d/8 .* \d+\.\d{4}\]", raw)
     assert "epoch 2/2 valid" in raw
@@ -97,7 +96,7 @@ def test_terminal_shows_a_bar_with_the_loss_and_keeps_the_table() -> None:
 
 
 def test_ctrl_c_on_a_terminal_takes_the_bar_away_and_keeps_the_table() -> None:
-    lines = screen(on_a_terminal(interrupt_in=1))
+    lines = screen(on_a_terminal(SCRIPT.format(interrupt_in=1)))
     assert [line.split()[0] for line in lines] == ["epoch", "0", "interrupted"]
 
 
@@ -161,3 +160,10 @@ def test_long_names_widen_their_column(capsys: pytest.CaptureFixture[str]) -> No
 def test_validate_alone_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     learner().validate()
     assert capsys.readouterr().out == ""
+
+
+def test_line_that_says_which_loss_was_taken_is_not_written_into_a_bar() -> None:
+    code = SCRIPT.format(interrupt_in=9).replace("nn.functional.mse_loss", "None")
+    lines = screen(on_a_terminal(code))
+    assert lines[0].startswith("loss_func: mean squared error")
+    assert [line.split()[0] for line in lines[1:]] == ["epoch", "0", "1"]
