@@ -3,7 +3,8 @@
 The job is the first lesson's: a linear layer 784 → 1 on the 12,396 threes and sevens (MNIST's where they are at hand,
 else random numbers of the same shape: the sums are the same), in memory, batch 128, SGD, `mnist_loss`, with validation
 and `batch_accuracy`. Both sides train from the same weights, alternate within one process on one thread, and are
-compared by the median time of an epoch. Then each side runs alone in a process of its own, for its peak memory.
+compared by the median time of an epoch. The lessons' `DataLoader(list(zip(x, y)), 128)` is compared with one over a
+`TensorDataset` in the same way. Then each side runs alone in a process of its own, for its peak memory.
 
 Exits with 1 where a bar is missed: the ratio of the times ≤ 1.15, the Learner's memory within 20 MB of the hand-written
 loop's beyond what importing minilearn costs, and flat over epochs.
@@ -20,9 +21,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 BATCH, LR = 128, 1.0
-TIME_BAR, MEMORY_BAR_MB, FLAT_BAR_MB, IMPORT_BAR_S = 1.15, 20.0, 5.0, 0.15
+TIME_BAR, LOADER_BAR, MEMORY_BAR_MB, FLAT_BAR_MB, IMPORT_BAR_S = 1.15, 1.15, 20.0, 5.0, 0.15
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -119,6 +121,22 @@ def compare_times(data: Data, rounds: int, epochs: int) -> float:
     return statistics.median(seconds["learner"]) / statistics.median(seconds["hand"])
 
 
+def compare_loaders(data: Data, rounds: int) -> float:
+    """The time to go through the lessons' form, a list of rows, over that of a `TensorDataset`: medians, alternating."""
+    from minilearn.data import DataLoader
+
+    x, y = data[:2]
+    loaders = [DataLoader(dset, BATCH, shuffle=True) for dset in (list(zip(x, y, strict=True)), TensorDataset(x, y))]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for loader, times in zip(loaders, seconds, strict=True):
+            started = time.perf_counter()
+            for _batch in loader:
+                pass
+            times.append(time.perf_counter() - started)
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+
+
 def peak_mb(side: str, epochs: int) -> float:
     """The peak memory of a process that runs one side, or only imports minilearn ("import") or torch ("torch")."""
     command = [sys.executable, __file__, "--measure", side, "--epochs", str(epochs)]
@@ -160,7 +178,9 @@ def main() -> int:
         measure(args.measure, args.epochs)
         return 0
     torch.set_num_threads(1)
-    ratio = compare_times(load(), args.rounds, args.epochs)
+    data = load()
+    ratio = compare_times(data, args.rounds, args.epochs)
+    loaders = compare_loaders(data, 4 * args.rounds)
     alone = {side: peak_mb(side, 2) for side in ("torch", "import", "hand", "learner")}
     print("peak memory of a process: " + ", ".join(f"{side} {mb:.0f} MB" for side, mb in alone.items()))
     importing = alone["import"] - alone["torch"]
@@ -169,6 +189,7 @@ def main() -> int:
     import_s = import_seconds()
     rows = [
         ("time of Learner over by hand", f"{ratio:.3f}", ratio <= TIME_BAR, f"≤ {TIME_BAR}"),
+        ("loading a list of rows over tensors", f"{loaders:.3f}", loaders <= LOADER_BAR, f"≤ {LOADER_BAR}"),
         (
             "memory beyond by hand and the import",
             f"{extra:.1f} MB",

@@ -1,7 +1,7 @@
 """Metrics: functions of a batch, and what adds them up over batches without waiting for the device."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -134,6 +134,16 @@ class AvgSmoothLoss(Metric):
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch's loss on; nothing is read from the device."""
         self._late.append(learn.loss)
+
+    def state_dict(self) -> dict[str, float]:
+        """What is needed to go on. Waits for the device."""
+        self._late.read()
+        return {"count": self.count, "average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from what `state_dict` gave."""
+        self._late.clear()
+        self.count, self._average = int(state["count"]), state["average"]
 
     def update(self, loss: float, _: object = None) -> None:
         """Takes on a loss that has been read already."""

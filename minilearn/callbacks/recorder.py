@@ -1,8 +1,11 @@
 """The history of a fit: losses, rates, and a row of figures an epoch."""
 
+import copy
 import math
 import time
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 from minilearn.callback import Callback
 from minilearn.errors import in_range
@@ -13,6 +16,9 @@ Row = list[float | None]
 
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
+
+KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at", "_losses", "_lrs")
+"""What a checkpoint holds of the history, beside the moving average."""
 
 
 class Recorder(Callback):
@@ -75,6 +81,19 @@ class Recorder(Callback):
         """The last parameter group's learning rate, batch by batch (every `stride`-th). Waits for the device."""
         self._late.read()
         return self._lrs
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history so far, as plain values. Waits for the device."""
+        self._late.read()
+        kept = {name: copy.deepcopy(getattr(self, name)) for name in KEPT}
+        return {**kept, "smooth_loss": self.smooth_loss.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a history that `state_dict` gave."""
+        self._late.clear()
+        for name in KEPT:
+            setattr(self, name, copy.deepcopy(state[name]))
+        self.smooth_loss.load_state_dict(state["smooth_loss"])
 
     def before_fit(self) -> None:
         self._forget()

@@ -1,5 +1,8 @@
 """Training mode and evaluation mode, and how far training has come."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from minilearn.callback import Callback
 
 
@@ -11,6 +14,14 @@ class TrainEval(Callback):
 
     order = -10  # before any callback that reads the counters
     run_valid = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far training has come."""
+        return {"train_iter": self.train_iter, "pct_train": self.pct_train}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where `state_dict` was taken."""
+        self.learn.train_iter, self.learn.pct_train = state["train_iter"], state["pct_train"]
 
     def before_fit(self) -> None:
         self.learn.train_iter, self.learn.pct_train = 0, 0.0

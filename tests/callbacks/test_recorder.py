@@ -1,5 +1,7 @@
 """The history: what is in it, in which order, and that it stays small."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.callbacks import recorder
+from minilearn.callbacks import DevicePlacement, ProgressCallback, recorder
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import mae, mse
@@ -152,3 +154,27 @@ def test_memory_of_a_long_epoch_is_flat() -> None:
 def test_beta_is_checked() -> None:
     with pytest.raises(ValueError, match=r"beta must be in \[0, 1\), got 1"):
         recorder.Recorder(beta=1)
+
+
+def test_history_goes_on_from_its_state_through_json() -> None:
+    whole, first, second = learner(), learner(), learner()
+    for learn in (first, second):
+        learn.model.load_state_dict(whole.model.state_dict())
+    whole.fit(4, 0.05)
+    first.fit(2, 0.05)
+    state = json.loads(json.dumps({type(cb).__name__: cb.state_dict() for cb in first.cbs}))
+
+    class Resume(Callback):
+        order = recorder.Recorder.order + 1
+
+        def before_fit(self) -> None:
+            for cb in self.learn.cbs:
+                cb.load_state_dict(state.get(type(cb).__name__, {}) if cb is not self else {})
+
+    second.model.load_state_dict(first.model.state_dict())
+    second.remove_cb(DevicePlacement).remove_cb(ProgressCallback).add_cb(Resume)
+    second.fit(4, 0.05, start_epoch=2)
+    assert second.recorder.losses == whole.recorder.losses
+    assert second.recorder.values == whole.recorder.values
+    assert second.recorder.iters == whole.recorder.iters
+    assert second.train_iter == whole.train_iter == 8
