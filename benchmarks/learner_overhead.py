@@ -122,7 +122,7 @@ def compare_times(data: Data, rounds: int, epochs: int) -> float:
 
 
 def compare_loaders(data: Data, rounds: int) -> float:
-    """The time to go through a list of rows, the lessons' form, over that of a `TensorDataset`: medians, alternating."""
+    """The time to go through a list of rows, the lessons' form, over that of a `TensorDataset`: medians."""
     from minilearn.data import DataLoader
 
     x, y = data[:2]
