@@ -5,6 +5,7 @@ is first used.
 """
 
 import importlib
+import string
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,9 @@ import fastcore.xtras  # noqa: F401 -- gives every Path its ls()
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import first
 from fastcore.foundation import L
+from numpy import array
 from PIL import Image
 from torch import Tensor, nn, optim
 
@@ -58,7 +61,7 @@ from minilearn.metrics import (
 )
 from minilearn.optim import SGD, Adam, Optimizer
 from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
-from minilearn.tensors import default_device, set_seed, tensor, to_device
+from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
 
 class _Later(ModuleType):
@@ -66,6 +69,9 @@ class _Later(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(importlib.import_module(self.__name__))
 
 
 plt: Any = _Later("matplotlib.pyplot")
@@ -104,11 +110,13 @@ __all__ = [
     "TrainEval",
     "URLs",
     "accuracy",
+    "array",
     "batch_accuracy",
     "default_device",
     "digits",
     "digits_sample",
     "error_rate",
+    "first",
     "mae",
     "mnist",
     "mnist_loss",
@@ -125,8 +133,10 @@ __all__ = [
     "rmse",
     "set_seed",
     "show_image",
+    "string",
     "tensor",
     "to_device",
+    "to_np",
     "torch",
     "trainable_params",
     "untar_data",

@@ -1,6 +1,7 @@
 """The events of a fit, the exceptions that cut a part of it short, and the base class of every callback."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -45,6 +46,10 @@ IN_BATCH = ("before_batch", "after_pred", "after_loss", "after_cancel_batch", "a
 """The events that come in training and in validation alike; `run_train` and `run_valid` choose between the two."""
 
 
+FOREIGN_EVENTS = re.compile(r"(on|begin)_\w*(fit|epoch|train|batch|step|backward|validat)\w*")
+"""What other frameworks call their events; a method so named would never be called."""
+
+
 class CancelException(Exception):  # noqa: N818 -- it is no error
     """Base of the exceptions that cut a part of a fit short: control flow, never an error."""
 
@@ -79,6 +84,13 @@ class CancelFitException(CancelException):
     """Ends the fit; goes on at `after_cancel_fit`, `after_fit`."""
 
 
+def _seems_an_event(name: str) -> bool:
+    """Whether a method was meant to be an event, and would never be called."""
+    if name.startswith(("before_", "after_")) or FOREIGN_EVENTS.fullmatch(name):
+        return True
+    return did_you_mean(name, EVENTS, cutoff=0.85) != "."
+
+
 if TYPE_CHECKING:
     state = property
 else:
@@ -91,7 +103,8 @@ else:
 
         def __set__(self, callback: object, value: object) -> NoReturn:
             name = self.state_name
-            raise AttributeError(f"a callback reads self.{name} and writes self.learn.{name} = …")
+            written = {"x": "xb = (x,)", "y": "yb = (y,)"}.get(name, f"{name} = …")
+            raise AttributeError(f"a callback reads self.{name} and writes self.learn.{written}")
 
 
 class Callback:
@@ -105,6 +118,8 @@ class Callback:
         TypeError: when the class is made: a method is called like an event but is none, or takes arguments.
 
     >>> class PrintLoss(Callback):
+    ...     "Prints the figures of each epoch."
+    ...
     ...     def after_epoch(self) -> None:
     ...         print(self.epoch, self.learn.recorder.values[-1])
     """
@@ -122,12 +137,16 @@ class Callback:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, value in vars(cls).items():
-            if not callable(value) or not name.startswith(("before_", "after_", "cleanup_")):
-                continue
-            if name not in EVENTS:
-                raise TypeError(f"{cls.__name__}.{name} is not an event{did_you_mean(name, EVENTS)}")
-            if not isinstance(value, staticmethod) and len(inspect.signature(value).parameters) != 1:
-                raise TypeError(f"{cls.__name__}.{name} must take no argument but self: what it needs is on self")
+            if name in EVENTS:
+                if not inspect.isfunction(value) or len(inspect.signature(value).parameters) != 1:
+                    raise TypeError(
+                        f"{cls.__name__}.{name} must be a method without arguments: what it needs is on self"
+                    )
+            elif callable(value) and _seems_an_event(name):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is not an event{did_you_mean(name, EVENTS)}"
+                    " The events: " + ", ".join(event for event in EVENTS if "cancel" not in event)
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """What this callback needs to go on after an interruption: plain values and tensors. Nothing by default."""

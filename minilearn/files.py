@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their place under a temporary name, flushed, then renamed."""
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,16 +19,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder cannot be written to, or the disk is full; nothing is left behind.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with Path(name).open("wb") as file:
+        with part.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
 

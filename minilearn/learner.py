@@ -1,17 +1,18 @@
 """The Learner: the loop of `minilearn.loop` plus the methods that a person types."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minilearn.callback import Callback
+from minilearn.callback import Callback, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
 from minilearn.data.loader import DataLoaders
-from minilearn.errors import in_range, whole
+from minilearn.errors import describe, in_range, whole
 from minilearn.loop import OF_A_BATCH, OF_A_PART, Loop
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam
@@ -82,11 +83,17 @@ class Learner(Loop):
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be an nn.Module, got {_what(model)}")
-        for name, value in (("opt_func", opt_func), ("splitter", splitter), ("loss_func", loss_func or nn.Module())):
+            raise TypeError(f"model must be an nn.Module, got {describe(model)}")
+        for name, value in (("opt_func", opt_func), ("splitter", splitter)):
             if not callable(value):
-                raise TypeError(f"{name} must be callable, got {_what(value)}")
-        self.dls = dls if isinstance(dls, DataLoaders) else DataLoaders(*dls)
+                raise TypeError(
+                    f"{name} must be a class or a function, such as {name}=torch.optim.SGD, got {describe(value)}"
+                )
+        if isinstance(opt_func, partial) and "lr" in opt_func.keywords:
+            raise ValueError("leave lr out of opt_func and give it to the Learner or to fit, which set it")
+        if loss_func is not None and (not callable(loss_func) or isinstance(loss_func, type)):
+            raise TypeError(f"loss_func must be a function or a module, got {describe(loss_func)}")
+        self.dls = DataLoaders.of(dls)
         self.model, self.loss_func, self.opt_func, self.splitter = model, loss_func, opt_func, splitter
         self.lr = in_range("lr", lr, 0)
         self.wd = None if wd is None else in_range("wd", wd, 0)
@@ -97,8 +104,7 @@ class Learner(Loop):
         self.logger, self.show_bar = print, True
         given = _callbacks(cbs)
         if default_cbs:
-            kinds = {type(cb) for cb in given}
-            self.add_cbs([kind for kind in DEFAULT_CALLBACKS if kind not in kinds])
+            self.add_cbs([kind for kind in DEFAULT_CALLBACKS if not any(isinstance(cb, kind) for cb in given)])
         self.add_cbs(given)
         self.event("after_create")
 
@@ -115,12 +121,12 @@ class Learner(Loop):
     ) -> None:
         """Trains for `n_epoch` epochs, and validates after each.
 
-        A second fit goes on with the same optimizer, its averages included.
+        A second fit goes on with the same optimizer, its averages included, unless the model has other parameters now.
 
         Args:
             n_epoch: the number at which epochs end.
             lr: learning rate; by default the Learner's.
-            wd: weight decay; by default the Learner's.
+            wd: weight decay; by default the Learner's, and where that has none either, it stays as it is.
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
             start_epoch: the epoch to begin with, to go on with a run that was cut short.
@@ -128,11 +134,13 @@ class Learner(Loop):
             ValueError: an argument is out of its range, a loader is empty, a batch has no target, or there is no
                 parameter to train. Whatever is raised, the Learner can be used again.
         """
+        self._not_running()
         self.n_epoch = whole("n_epoch", n_epoch)
         start_epoch = whole("start_epoch", start_epoch)
         lr = self.lr if lr is None else in_range("lr", lr, 0)
         wd = self.wd if wd is None else in_range("wd", wd, 0)
-        if reset_opt or "opt" not in self.__dict__:
+        self._take_stock()
+        if reset_opt or self._opt_is_stale():
             self.create_opt()
         set_hypers(self.opt, lr=lr, wd=wd)
         with self.added_cbs(cbs):
@@ -151,21 +159,54 @@ class Learner(Loop):
             IndexError: there is no loader `ds_idx`.
             ValueError: the loader is empty.
         """
+        if not isinstance(ds_idx, int):
+            raise TypeError(
+                f"ds_idx must be a loader's number, got {describe(ds_idx)}: validate(dl=...) takes a loader"
+            )
+        self._take_stock()
         dl = self.dls[ds_idx] if dl is None else dl
+        recorder = self.recorder
         with self.added_cbs(cbs):
-            if self._running:  # called by a callback, in a fit that goes on afterwards
-                names = (*OF_A_BATCH, *OF_A_PART, "training")
-                kept = {name: self.__dict__[name] for name in names if name in self.__dict__}
-                mode = self.model.training
+            if self._running:
+                return self._validate_aside(dl)
+            with self._cleaned_up(fitting=False), suppress(CancelEpochException, CancelFitException):
                 self._validate(dl)
-                self._forget(*names)
-                self.__dict__.update(kept)
-                self.model.train(mode)
-                self.build_handlers()
-            else:
-                with self._cleaned_up():
-                    self._validate(dl)
-        return list(self.recorder.valid_values)
+        return list(recorder.valid_values)
+
+    def _validate_aside(self, dl: Any) -> list[float | None]:
+        """Validates at the word of a callback, in a fit that goes on afterwards as if nothing had been."""
+        names = (*OF_A_BATCH, *OF_A_PART, "training")
+        kept = {name: self.__dict__[name] for name in names if name in self.__dict__}
+        modes = [(module, module.training) for module in self.model.modules()]
+        try:
+            with self.recorder.set_aside():
+                self._validate(dl)
+                return list(self.recorder.valid_values)
+        finally:
+            self._forget(*names)
+            self.__dict__.update(kept)
+            for module, mode in modes:
+                module.training = mode
+            self.build_handlers()
+
+    def _take_stock(self) -> None:
+        """Takes `dls` and `metrics` as they were set since, in the forms that the constructor takes too."""
+        self.dls, self.metrics = DataLoaders.of(self.dls), as_metrics(self.metrics)
+
+    def _param_groups(self) -> list[dict[str, Any]]:
+        return param_groups(self.model, self.splitter(self.model), wd_bn_bias=self.wd_bn_bias)
+
+    def _opt_is_stale(self) -> bool:
+        """Whether there is no optimizer yet, or the one that was made trains other parameters than the model's."""
+        if "opt" not in self.__dict__:
+            return True
+        opt, opt_func, params = self._made
+        if self.opt is not opt:  # set by hand: the user knows
+            return False
+        if opt_func is self.opt_func and params == [id(p) for group in self._param_groups() for p in group["params"]]:
+            return False
+        self.logger("a new optimizer is made, as the model's parameters, or opt_func, are others than before")
+        return True
 
     def create_opt(self) -> None:
         """Makes the optimizer anew, from `opt_func`, over the parameters that `splitter` gives.
@@ -174,9 +215,14 @@ class Learner(Loop):
 
         Raises:
             ValueError: there is no parameter to train.
+            TypeError: `opt_func` gives no optimizer.
         """
-        groups = param_groups(self.model, self.splitter(self.model), wd_bn_bias=self.wd_bn_bias)
-        self.opt = self.opt_func(groups, lr=self.lr)
+        groups = self._param_groups()
+        opt = self.opt_func(groups, lr=self.lr)
+        if not all(hasattr(opt, name) for name in ("param_groups", "step", "zero_grad")):
+            raise TypeError(f"opt_func must give a torch.optim.Optimizer, got {describe(opt)}")
+        self.opt = opt
+        self._made = opt, self.opt_func, [id(p) for group in groups for p in group["params"]]
         set_hypers(self.opt)
 
     # ---- callbacks ----
@@ -215,10 +261,12 @@ class Learner(Loop):
             raise ValueError(
                 f"this Learner has no callback {name}; it has {', '.join(type(c).__name__ for c in self.cbs)}"
             )
-        for c in found:
-            self.cbs.remove(c)
-            del c.learn
+        self.cbs = [c for c in self.cbs if not any(c is gone for gone in found)]
         self.build_handlers()
+        for c in found:
+            if self._running and hasattr(type(c), "cleanup_fit"):
+                c.cleanup_fit()  # type: ignore[attr-defined]
+            del c.learn
         return self
 
     def remove_cbs(self, cbs: Callbacks) -> "Learner":
@@ -238,19 +286,18 @@ class Learner(Loop):
             yield
         finally:
             for cb in added:
-                if cb in self.cbs:
+                if any(cb is c for c in self.cbs):
                     self.remove_cb(cb)
 
     @contextmanager
     def removed_cbs(self, cbs: Callbacks) -> Iterator[None]:
         """Without these callbacks for the length of a ``with`` block."""
         before = list(self.cbs)
-        self.remove_cbs(cbs)
-        removed = [cb for cb in before if cb not in self.cbs]
         try:
+            self.remove_cbs(cbs)
             yield
         finally:
-            self.add_cbs(removed)
+            self.add_cbs([cb for cb in before if "learn" not in cb.__dict__])
 
     @property
     def recorder(self) -> Recorder:
@@ -289,10 +336,6 @@ def _silent(text: str) -> None:
     """Prints nothing."""
 
 
-def _what(value: object) -> str:
-    return f"the class {value.__name__}: make one" if isinstance(value, type) else repr(value)
-
-
 def _callbacks(cbs: Callbacks) -> list[Callback]:
     """One or several callbacks as a list, classes made into objects.
 
@@ -301,9 +344,9 @@ def _callbacks(cbs: Callbacks) -> list[Callback]:
     """
     several = [cbs] if isinstance(cbs, (Callback, type)) else [] if cbs is None else cbs
     if not isinstance(several, Iterable):
-        raise TypeError(f"cbs must be a Callback or a list of them, got {several!r}")
+        raise TypeError(f"cbs must be a Callback or a list of them, got {describe(several)}")
     made = [cb() if isinstance(cb, type) else cb for cb in several]
     for cb in made:
         if not isinstance(cb, Callback):
-            raise TypeError(f"cbs must be a Callback or a list of them, got {cb!r}")
+            raise TypeError(f"cbs must be a Callback or a list of them, got {describe(cb)}")
     return made

@@ -21,9 +21,10 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.data.loader import DataLoaders
-from minilearn.errors import did_you_mean
-from minilearn.losses import check_loss, explain_failure, infer_loss
+from minilearn.checks import explain_loss, explain_model, first_loss
+from minilearn.data.loader import DataLoaders, length, no_batch
+from minilearn.errors import came_through, did_you_mean
+from minilearn.losses import infer_loss
 from minilearn.tensors import shape_text
 
 TARGETS = ("y", "target", "targets", "label", "labels")
@@ -79,7 +80,9 @@ class Loop:
 
     def _fit(self, start_epoch: int) -> None:
         with self._cleaned_up():
+            self.epoch = start_epoch
             self.build_handlers()
+            self.dls.check(self.n_epoch - start_epoch)
             try:
                 self.event("before_fit")
                 for epoch in range(start_epoch, self.n_epoch):
@@ -97,6 +100,7 @@ class Loop:
             if len(self.dls) > 1:
                 self._validate(self.dls.valid)
         except CancelEpochException:
+            self.opt.zero_grad()  # those of a batch that was cut short
             self.event("after_cancel_epoch")
         self.event("after_epoch")
 
@@ -104,10 +108,9 @@ class Loop:
         self._begin_part(self.dls.train, training=True)
         try:
             self.event("before_train")
-            for i, batch in enumerate(self.dl):
-                self.one_batch(i, batch)
-            self._not_empty("training")
+            self._batches("training")
         except CancelTrainException:
+            self.opt.zero_grad()  # those of a batch that was cut short
             self.event("after_cancel_train")
         self.event("after_train")
 
@@ -116,12 +119,16 @@ class Loop:
         with torch.no_grad():
             try:
                 self.event("before_validate")
-                for i, batch in enumerate(self.dl):
-                    self.one_batch(i, batch)
-                self._not_empty("validation")
+                self._batches("validation")
             except CancelValidException:
                 self.event("after_cancel_validate")
             self.event("after_validate")
+
+    def _batches(self, part: str) -> None:
+        for i, batch in enumerate(self.dl):
+            self.one_batch(i, batch)
+        if "iter" not in self.__dict__:
+            raise ValueError(no_batch(part, self.n_iter))
 
     def one_batch(self, i: int, batch: Any) -> None:
         """Carries batch number `i` through the model and, in training, through the optimizer."""
@@ -129,7 +136,7 @@ class Loop:
         self._take(batch)
         try:
             self.event("before_batch")
-            self.pred = self.model(**self.xb) if isinstance(self.xb, Mapping) else self.model(*self.xb)
+            self.pred = self._predict(batch)
             self.event("after_pred")
             if self.yb:
                 self.loss = self._loss()
@@ -160,6 +167,27 @@ class Loop:
         finally:
             self.opt.zero_grad()  # whatever after_step did: these gradients are used up
 
+    def _predict(self, batch: Any) -> Any:
+        try:
+            return self.model(**self.xb) if isinstance(self.xb, Mapping) else self.model(*self.xb)
+        except Exception as error:
+            explain_model(error, self.model, self.xb, batch)
+            raise
+
+    def _loss(self) -> Tensor:
+        """The loss of the batch. A fit's first batches are looked at more closely: reading them waits, once."""
+        try:
+            if self.loss_func is None:
+                self.loss_func, why = infer_loss(self.pred, self.yb)
+                self.logger(why)
+            if self.training in self._unchecked:
+                self._unchecked.remove(self.training)
+                return first_loss(self.loss_func, self.pred, self.yb, training=self.training)
+            return self.loss_func(self.pred, *self.yb)
+        except Exception as error:
+            explain_loss(error, self.loss_func, self.pred, self.yb)
+            raise
+
     # ---- what a batch is made of ----
 
     def _take(self, batch: Any) -> None:
@@ -173,26 +201,6 @@ class Loop:
             self.xb, self.yb = tuple(batch[:n_inp]), tuple(batch[n_inp:])
         else:
             self.xb, self.yb = (batch,), ()
-
-    def _loss(self) -> Tensor:
-        """The loss of the batch; on the first one, what can be known to be wrong is named: reading it waits, once."""
-        if self.loss_func is None:
-            self.loss_func, why = infer_loss(self.pred, self.yb)
-            self.logger(why)
-        first = self.training in self._unchecked
-        if first:
-            self._unchecked.remove(self.training)
-            check_loss(self.loss_func, self.pred, self.yb)
-        try:
-            loss: Tensor = self.loss_func(self.pred, *self.yb)
-        except Exception as error:
-            explain_failure(error, self.loss_func, self.pred, self.yb)
-            raise
-        if first and not (isinstance(loss, Tensor) and loss.ndim == 0):
-            raise ValueError(
-                f"the loss must be a tensor holding one number, got {shape_text(loss)}; average it: .mean()"
-            )
-        return loss
 
     def _root(self) -> Tensor:
         """What `backward` starts from."""
@@ -232,7 +240,10 @@ class Loop:
 
     def event(self, name: str) -> None:
         """Calls what the callbacks do at event `name`, in order. An error gets a note that says whose it is."""
-        for handler in self._handlers.get(name, ()):
+        table = self._handlers
+        for handler in table.get(name, ()):
+            if self._handlers is not table and "learn" not in _owner(handler).__dict__:
+                continue  # a handler before it in this very event has removed it
             try:
                 handler()
             except CancelException as cancel:
@@ -263,57 +274,47 @@ class Loop:
 
     def _begin_part(self, dl: Any, *, training: bool) -> None:
         self.dl, self.training = dl, training
-        try:
-            self.n_iter = len(dl)
-        except TypeError:
-            self.n_iter = None
+        self.n_iter = length(dl)
         self._forget(*OF_A_BATCH, "iter")
         self._handlers = self._handlers_of[training]
 
-    def _not_empty(self, part: str) -> None:
-        if "iter" in self.__dict__:
-            return
-        if self.n_iter is None:
-            raise ValueError(
-                f"the {part} loader gave no batch. A generator can be run through only once: give an object whose"
-                " __iter__ starts anew, a list of batches, or a DataLoader."
-            )
-        raise ValueError(
-            f"the {part} loader is empty: it has {self.n_iter} batches."
-            " Its dataset has no row, or fewer than one batch with drop_last=True."
-        )
-
     @contextmanager
-    def _cleaned_up(self) -> Iterator[None]:
+    def _cleaned_up(self, fitting: bool = True) -> Iterator[None]:
         """Says where an error came up, and whatever happens, has the callbacks clean up and lets go of the batch."""
-        if self._running:
-            raise RuntimeError("this Learner is in a fit already: a callback cannot start another one inside it")
+        self._not_running()
         self._running = True
         self._unchecked = {True, False}
         try:
             yield
         except BaseException as error:
-            error.add_note(self._where())
+            error.add_note(self._where(error, fitting))
             if isinstance(error, CancelException):
                 error.add_note(f"raised in {error.raised_in}, where there is nothing that it could cancel")
-            self._clean_up(error)
+            self._clean_up(error, fitting)
             raise
-        self._clean_up(None)
+        self._clean_up(None, fitting)
 
-    def _clean_up(self, error: BaseException | None) -> None:
+    def _not_running(self) -> None:
+        if self._running:
+            raise RuntimeError("this Learner is in a fit already: another one cannot start before it has ended")
+
+    def _clean_up(self, error: BaseException | None, fitting: bool) -> None:
         """Every callback cleans up, though one fails at it; an error that is on its way keeps the word."""
         failed: BaseException | None = None
-        for handler in self._handlers.get("cleanup_fit", ()):
-            try:
-                handler()
-            except BaseException as another:
-                another.add_note(f"raised in {_whose(handler)}")
-                failed = failed or another
-                if error is not None:
-                    error.add_note(f"then {_whose(handler)} failed too: {another!r}")
-        self.model.zero_grad()  # a batch cut short leaves gradients, which the next fit would add to its own
-        self._forget(*OF_A_BATCH, *OF_A_PART)
-        self._running = False
+        try:
+            for handler in self._handlers.get("cleanup_fit", ()):
+                try:
+                    handler()
+                except BaseException as another:
+                    another.add_note(f"raised in {_whose(handler)}")
+                    failed = failed or another
+                    if error is not None:
+                        error.add_note(f"then {_whose(handler)} failed too: {another!r}")
+            if fitting:
+                self.model.zero_grad()  # a batch cut short leaves gradients, which the next fit would add to its own
+        finally:
+            self._forget(*OF_A_BATCH, *OF_A_PART)
+            self.training = self._running = False
         if failed is not None and error is None:
             raise failed
 
@@ -321,11 +322,15 @@ class Loop:
         for name in names:
             self.__dict__.pop(name, None)
 
-    def _where(self) -> str:
+    def _where(self, error: BaseException, fitting: bool) -> str:
+        """The place in the fit at which an error came up, for a note on it."""
+        where = f"in epoch {self.epoch} of {self.n_epoch}" if fitting else "in a validation"
         part = "training" if self.training else "validation"
-        where = f"in epoch {self.epoch} of {self.n_epoch}"
-        if "iter" in self.__dict__:
-            where += f", {part} batch {self.iter}" + (f" of {self.n_iter}" if self.n_iter else "")
+        of = f" of {self.n_iter}" if self.__dict__.get("n_iter") else ""
+        if came_through(error, __file__, "one_batch"):
+            where += f", {part} batch {self.iter}{of}"
+        elif came_through(error, __file__, "_batches"):
+            where += f", while fetching {part} batch {self.__dict__.get('iter', -1) + 1}{of}"
         return f"{where} (counted from 0)"
 
     if not TYPE_CHECKING:
@@ -337,11 +342,16 @@ class Loop:
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}'{did_you_mean(name, public)}")
 
 
+def _owner(handler: Callable[[], None]) -> Callback:
+    """The callback of a bound method."""
+    owner: Callback = handler.__self__  # type: ignore[attr-defined]
+    return owner
+
+
 def _whose(handler: Callable[[], None]) -> str:
     """`ClassName.event` of a callback's bound method."""
-    return f"{type(handler.__self__).__name__}.{handler.__name__}"  # type: ignore[attr-defined]
+    return f"{type(_owner(handler)).__name__}.{handler.__name__}"
 
 
 def _runs(handler: Callable[[], None], training: bool) -> bool:
-    callback: Callback = handler.__self__  # type: ignore[attr-defined]
-    return callback.run_train if training else callback.run_valid
+    return _owner(handler).run_train if training else _owner(handler).run_valid

@@ -1,31 +1,16 @@
-"""Losses: the lessons' own, the one that follows from a batch, and what can be known to be wrong before training."""
+"""Losses: the lessons' own, and the one that follows from a batch."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minilearn.errors import same_shape
 from minilearn.tensors import shape_text
 
 Loss = Callable[..., Tensor]
-
-ELEMENTWISE = (
-    F.mse_loss,
-    F.l1_loss,
-    F.smooth_l1_loss,
-    F.huber_loss,
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-)
-"""torch's losses that compare element by element and would broadcast."""
-OVER_CLASSES = (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)
-"""torch's losses that take class indices as targets."""
 
 
 def mnist_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -109,7 +94,7 @@ def infer_loss(pred: Any, yb: tuple[Any, ...]) -> tuple[Loss, str]:
                 flat_binary_cross_entropy,
                 f"loss_func: binary cross-entropy with logits, since {seen} of 0 and 1; {choose}",
             )
-        indices = not target.is_floating_point() and target.dtype != torch.bool
+        indices = target.dtype in (torch.int64, torch.uint8)  # what torch's cross-entropy takes
         if indices and pred.ndim >= 2 and pred.shape[1] > 1 and target.shape == pred.shape[:1] + pred.shape[2:]:
             return F.cross_entropy, f"loss_func: cross-entropy, since {seen}: class indices; {choose}"
         if one_each and target.is_floating_point():
@@ -119,64 +104,3 @@ def infer_loss(pred: Any, yb: tuple[Any, ...]) -> tuple[Loss, str]:
         " (batch, classes) against int64 (batch,) (cross-entropy), or floats against floats of the same shape"
         " (mean squared error). Give Learner(..., loss_func=...)."
     )
-
-
-def check_loss(loss_func: Loss, pred: Any, yb: tuple[Any, ...]) -> None:
-    """Refuses what one of torch's own losses would take in silence, or would only fail on inside the device.
-
-    Raises:
-        ValueError: shapes that would broadcast, or a class index outside the classes.
-    """
-    if not (isinstance(pred, Tensor) and len(yb) == 1 and isinstance(yb[0], Tensor)):
-        return
-    if _is_one_of(loss_func, ELEMENTWISE):
-        same_shape(_name(loss_func), pred, yb[0])
-    if _is_one_of(loss_func, OVER_CLASSES):
-        problem = _class_problem(loss_func, pred, yb[0])
-        if problem:
-            raise ValueError(f"{_name(loss_func)}: {problem}")
-
-
-def explain_failure(error: Exception, loss_func: Loss, pred: Any, yb: tuple[Any, ...]) -> None:
-    """Adds a note to a loss's own error where the cause can be seen: a class index outside the classes."""
-    if isinstance(pred, Tensor) and len(yb) == 1 and isinstance(yb[0], Tensor) and pred.device.type == "cpu":
-        problem = _class_problem(loss_func, pred, yb[0])
-        if problem and isinstance(error, IndexError):
-            error.add_note(problem)
-
-
-def _class_problem(loss_func: Loss, pred: Tensor, target: Tensor) -> str:
-    """What is wrong with the class indices in `target`; empty where nothing is."""
-    if target.is_floating_point() or target.dtype == torch.bool or pred.ndim < 2 or not target.numel():
-        return ""
-    if target.shape == (pred.shape[0], 1) and pred.ndim == 2:
-        return (
-            f"predictions are {tuple(pred.shape)} but targets are {tuple(target.shape)}:"
-            " class indices have no last axis. Use targets.squeeze(1)."
-        )
-    counted = target[target != _ignored(loss_func)]
-    if not counted.numel():
-        return ""
-    low, high, classes = int(counted.min()), int(counted.max()), pred.shape[1]
-    if low >= 0 and high < classes:
-        return ""
-    return (
-        f"class indices must be in [0, {classes}), as the model gives {classes} classes, but targets run from {low} to"
-        f" {high}. Give the model's last layer {high + 1} outputs, or number the classes from 0."
-    )
-
-
-def _ignored(loss_func: Loss) -> int:
-    if isinstance(loss_func, partial):
-        return int(loss_func.keywords.get("ignore_index", -100))
-    return int(getattr(loss_func, "ignore_index", -100))
-
-
-def _is_one_of(loss_func: Loss, losses: tuple[Any, ...]) -> bool:
-    plain = loss_func.func if isinstance(loss_func, partial) else loss_func
-    return any(plain is loss or type(plain) is loss for loss in losses)
-
-
-def _name(loss_func: Loss) -> str:
-    plain = loss_func.func if isinstance(loss_func, partial) else loss_func
-    return str(getattr(plain, "__name__", type(plain).__name__))

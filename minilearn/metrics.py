@@ -64,8 +64,9 @@ class AvgMetric(Metric):
 
     def __init__(self, func: Callable[..., Any], name: str | None = None) -> None:
         self.name = name or function_name(func)
-        self.func: Callable[..., Any] = getattr(func, "mean_of", func)
-        self._finish: Callable[[float], float] = getattr(func, "then", float)
+        plain = _unwrapped(func)
+        self.func: Callable[..., Any] = getattr(plain, "mean_of", func)
+        self._finish: Callable[[float], float] = getattr(plain, "then", float)
         self._late = LateScalars(self._add)
         self.reset()
 
@@ -162,6 +163,7 @@ class TorchMetric(Metric):
 
     def __init__(self, metric: Any) -> None:
         self.metric = metric
+        self._seen = False
         self.name = str(getattr(metric, "name", None) or type(metric).__name__)
 
     def reset(self) -> None:
@@ -179,7 +181,12 @@ class TorchMetric(Metric):
     @property
     def value(self) -> float | None:
         """The object's `compute()`; None where it saw no batch. Waits for the device."""
-        return float(self.metric.compute()) if self._seen else None
+        if not self._seen:
+            return None
+        value = self.metric.compute()
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"metric '{self.name}' must give one number, got shape {tuple(value.shape)}: average it")
+        return float(value)
 
 
 def function_name(func: Any) -> str:
@@ -188,10 +195,30 @@ def function_name(func: Any) -> str:
     >>> function_name(partial(rmse))
     'rmse'
     """
+    plain = _unwrapped(func)
+    name = str(getattr(plain, "__name__", None) or type(plain).__name__)
+    return "lambda" if name == "<lambda>" else name
+
+
+def _unwrapped(func: Any) -> Any:
     while isinstance(func, partial):
         func = func.func
-    name = str(getattr(func, "__name__", None) or type(func).__name__)
-    return "lambda" if name == "<lambda>" else name
+    return func
+
+
+def check_metrics(metrics: Iterable[Metric], batch: Batch) -> None:
+    """Tries minilearn's own metric functions on a training batch, as they would fail only after the epoch.
+
+    Raises:
+        ValueError: predictions and targets do not fit a metric, which a note names.
+    """
+    for metric in metrics:
+        if isinstance(metric, AvgMetric) and getattr(metric.func, "__module__", "") == __name__ and batch.yb:
+            try:
+                metric.func(batch.pred.detach(), *batch.yb)
+            except ValueError as error:
+                error.add_note(f"raised by the metric '{metric.name}'")
+                raise
 
 
 def as_metrics(metrics: Any) -> list[Metric]:
@@ -202,6 +229,8 @@ def as_metrics(metrics: Any) -> list[Metric]:
     """
     if metrics is None:
         return []
+    if isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a metric or a list of them, got an object of {type(metrics).__name__}")
     several = metrics if isinstance(metrics, Iterable) and not isinstance(metrics, str) else [metrics]
     found = [_as_metric(metric) for metric in several]
     for i, metric in enumerate(found):
@@ -217,13 +246,17 @@ def _as_metric(metric: Any) -> Metric:
     if isinstance(metric, Metric):
         metric.name = metric.name or type(metric).__name__
         return metric
+    if isinstance(metric, type):
+        raise TypeError(f"a metric must be made before it is given: {metric.__name__}(), got the class")
     if all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset")):
         return TorchMetric(metric)
     if callable(metric):
         return AvgMetric(metric)
     if isinstance(metric, str):
-        names = [name for name in __all__ if name[0].islower()]
-        raise TypeError(f"no metric '{metric}'{did_you_mean(metric, names)} Give the function, not its name.")
+        known = ("accuracy", "batch_accuracy", "error_rate", "mae", "mse", "rmse")
+        if metric in known:
+            raise TypeError(f"give the metric itself, metrics={metric}, not its name in quotes")
+        raise TypeError(f"no metric '{metric}'{did_you_mean(metric, known)} Give the function, not its name.")
     raise TypeError(
         f"a metric must be a function (pred, target) -> scalar, a Metric or a torchmetrics object, got {metric!r}"
     )
@@ -269,6 +302,11 @@ def accuracy(pred: Tensor, target: Tensor, axis: int = -1) -> Tensor:
             " Use batch_accuracy for one logit."
         )
     answer = pred.argmax(axis)
+    if target.shape == (*answer.shape, 1):
+        raise ValueError(
+            f"accuracy: predictions are {tuple(pred.shape)} but targets are {tuple(target.shape)}:"
+            f" class indices have no last axis. Use targets.squeeze({answer.ndim})."
+        )
     same_shape("accuracy", answer, target)
     return (answer == target).float().mean()
 
@@ -338,20 +376,3 @@ def mae(pred: Tensor, target: Tensor) -> Tensor:
     """
     same_shape("mae", pred, target)
     return (pred - target).abs().mean()
-
-
-__all__ = [
-    "AvgLoss",
-    "AvgMetric",
-    "AvgSmoothLoss",
-    "Metric",
-    "TorchMetric",
-    "accuracy",
-    "as_metrics",
-    "batch_accuracy",
-    "error_rate",
-    "function_name",
-    "mae",
-    "mse",
-    "rmse",
-]

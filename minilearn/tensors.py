@@ -38,18 +38,29 @@ def to_device(value: Any, device: torch.device) -> Any:
             return value
         return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
     if isinstance(value, Mapping):
-        return {key: to_device(part, device) for key, part in value.items()}
+        entries = {key: to_device(part, device) for key, part in value.items()}
+        return value if all(entries[key] is value[key] for key in entries) else entries
     return value
 
 
+def to_np(value: Tensor) -> np.ndarray:
+    """A tensor's numbers as an array, from any device."""
+    return value.detach().cpu().numpy()
+
+
 def batch_size(value: Any) -> int:
-    """The length of the first dimension of the first tensor in `value`; 1 where there is no such tensor."""
+    """The length of the first dimension of the first tensor in `value` that has one; 1 where none has."""
+    return _rows(value) or 1
+
+
+def _rows(value: Any) -> int:
     if isinstance(value, Tensor):
-        return value.shape[0] if value.ndim else 1
+        return value.shape[0] if value.ndim else 0
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
     for part in parts:
-        return batch_size(part)
-    return 1
+        if rows := _rows(part):
+            return rows
+    return 0
 
 
 def shape_text(value: Any) -> str:
@@ -73,17 +84,24 @@ def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
     Args:
         x: a PIL image (uint8 (height, width) or (height, width, channels)), an array, a tensor, a number or a list.
         rest: further numbers, so that ``tensor(1, 2, 3)`` is ``tensor([1, 2, 3])``.
-        kwargs: `dtype`, `device` and `requires_grad`, as in `torch.tensor`.
+        kwargs: `dtype`, `device` and `requires_grad`, as in `torch.tensor`. Without a `dtype`, float64 becomes float32,
+            which is what models are made of.
 
     >>> tensor(1, 2, 3)
     tensor([1, 2, 3])
     """
+    if isinstance(x, Tensor) and not rest and not kwargs:
+        return x
+    requires_grad = kwargs.pop("requires_grad", False)
     if rest:
-        return torch.tensor((x, *rest), **kwargs)
-    if isinstance(x, Tensor):
-        return x.to(**kwargs) if kwargs else x
-    # An image answers to the array protocol; a list of numbers or tensors does not.
-    return torch.tensor(np.array(x) if hasattr(x, "__array_interface__") else x, **kwargs)
+        x = (x, *rest)
+    elif isinstance(x, Tensor):
+        x = x.detach().clone()
+    elif hasattr(x, "__array_interface__"):  # an image answers to the array protocol, a list of numbers does not
+        x = np.array(x)
+    if "dtype" not in kwargs and getattr(x, "dtype", None) == np.float64:
+        kwargs["dtype"] = torch.float32
+    return torch.as_tensor(x, **kwargs).requires_grad_(requires_grad)
 
 
 class LateScalars:
@@ -134,9 +152,10 @@ class LateScalars:
         self._waiting, self._tags = [], []
         event = None
         if numbers.is_cuda:
+            stream = torch.cuda.current_stream(numbers.device)
             numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory: valid once the event has passed
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
+            event.record(stream)
         self._on_its_way = numbers, tags, event
 
     def _arrive(self) -> None:

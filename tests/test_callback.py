@@ -25,7 +25,7 @@ def test_misspelt_event_is_refused_when_the_class_is_made() -> None:
 
 
 def test_event_with_an_argument_is_refused_when_the_class_is_made() -> None:
-    with pytest.raises(TypeError, match=r"Mine\.after_batch must take no argument but self"):
+    with pytest.raises(TypeError, match=r"Mine\.after_batch must be a method without arguments"):
         type("Mine", (Callback,), {"after_batch": lambda self, learn: None})
 
 
@@ -151,7 +151,10 @@ def test_error_in_the_model_has_a_note_saying_where() -> None:
     learn.model = nn.Linear(4, 1)
     with pytest.raises(RuntimeError) as caught:
         learn.fit(1)
-    assert caught.value.__notes__ == ["in epoch 0 of 1, training batch 0 of 2 (counted from 0)"]
+    assert caught.value.__notes__ == [
+        "the model was given (float32 (4, 3))",
+        "in epoch 0 of 1, training batch 0 of 2 (counted from 0)",
+    ]
 
 
 def test_assertion_in_a_callback_stays_an_assertion() -> None:

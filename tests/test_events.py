@@ -463,4 +463,22 @@ def test_callback_removed_in_a_fit_is_no_longer_called(dls: DataLoaders) -> None
             self.learn.remove_cb(log_class)
 
     learner(dls, cbs=[Remover, log_class]).fit(1)
-    assert log[-1] == "after_train"
+    assert log[-2:] == ["after_train", "cleanup_fit"]  # it cleans up before it goes
+
+
+def test_callback_removed_by_one_before_it_in_the_same_event_is_not_called(dls: DataLoaders) -> None:
+    called: list[str] = []
+
+    class Late(Callback):
+        order = 5
+
+        def after_batch(self) -> None:
+            called.append("late")
+
+    class Remover(Callback):
+        def after_batch(self) -> None:
+            if any(isinstance(cb, Late) for cb in self.learn.cbs):
+                self.learn.remove_cb(Late)
+
+    learner(dls, cbs=[Remover, Late]).fit(1)
+    assert called == []

@@ -60,7 +60,10 @@ def test_shapes_that_would_broadcast_are_refused(metric: Any) -> None:
 
 @pytest.mark.parametrize("metric", [accuracy, error_rate])
 def test_class_metrics_refuse_targets_with_an_axis_too_many(metric: Any) -> None:
-    with pytest.raises(ValueError, match=r"accuracy: predictions are \(64,\) but targets are \(64, 1\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"accuracy: predictions are \(64, 10\) but targets are \(64, 1\): .* Use targets\.squeeze\(1\)",
+    ):
         metric(torch.zeros(64, 10), torch.zeros(64, 1))
 
 

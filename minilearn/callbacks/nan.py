@@ -12,6 +12,7 @@ class TerminateOnNaN(Callback):
     """
 
     order = Recorder.order + 1  # reads what the Recorder has seen
+    run_valid = False
 
     def after_loss(self) -> None:
         self._look()
@@ -20,5 +21,7 @@ class TerminateOnNaN(Callback):
         self._look()
 
     def _look(self) -> None:
-        if self.learn.recorder.nan_at is not None:
+        batch = self.learn.recorder.nan_at
+        if batch is not None:
+            self.learn.logger(f"the fit was ended: the loss of training batch {batch} is not a finite number")
             raise CancelFitException

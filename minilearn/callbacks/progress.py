@@ -26,11 +26,13 @@ class ProgressCallback(Callback):
         self._bar: Any = None
         self._live = False
         self._due = math.inf
+        self._printed = 0
 
     def before_fit(self) -> None:
-        self._header_due = True
+        if not callable(self.learn.logger):
+            raise TypeError(f"learn.logger must be a function of a line, got {self.learn.logger!r}")
+        self._printed = 0
         names = self.learn.recorder.metric_names
-        self._widths = [max(len(name), 5 if name in ("epoch", "time") else 8) for name in names]
         self._live = self.learn.show_bar and self.learn.logger is print
         if self._live and in_notebook():
             from fastprogress.fastprogress import NBMasterBar
@@ -38,7 +40,7 @@ class ProgressCallback(Callback):
             self._master = NBMasterBar(None, total=self.n_epoch)
             self._master.update(0)
             self._master.write(names, table=True)
-        elif not sys.stdout.isatty():
+        elif not getattr(sys.stdout, "isatty", bool)():
             self._live = False
 
     def before_train(self) -> None:
@@ -58,17 +60,10 @@ class ProgressCallback(Callback):
         self._end_bar()
 
     def after_epoch(self) -> None:
-        recorder = self.learn.recorder
-        figures = ["" if value is None else format_figure(value) for value in recorder.values[-1]]
-        row = [str(self.epoch), *figures, format_time(recorder.seconds[-1])]
-        if self._master is not None:
-            self._master.write(row, table=True)
-            self._master.update(self.epoch + 1)
-            return
-        if self._header_due:
-            self._header_due = False
-            self._print(recorder.metric_names)
-        self._print(row)
+        self._print_rows()
+
+    def after_fit(self) -> None:
+        self._print_rows()
 
     def cleanup_fit(self) -> None:
         self._end_bar()
@@ -76,8 +71,26 @@ class ProgressCallback(Callback):
             self._master.on_iter_end()  # leaves the table, takes the bar away
         self._master, self._live = None, False
 
+    def _print_rows(self) -> None:
+        """Prints the rows that the Recorder has made and that were not printed yet."""
+        self._end_bar()
+        recorder = self.learn.recorder
+        for i in range(self._printed, len(recorder.epochs)):
+            figures = ["" if value is None else format_figure(value) for value in recorder.values[i]]
+            row = [str(recorder.epochs[i]), *figures, format_time(recorder.seconds[i])]
+            if self._master is not None:
+                self._master.write(row, table=True)
+                self._master.update(self.epoch + 1)
+            else:
+                if not i:
+                    self._print(recorder.metric_names)
+                self._print(row)
+        self._printed = len(recorder.epochs)
+
     def _print(self, cells: list[str]) -> None:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
+        names = self.learn.recorder.metric_names
+        widths = [max(len(name), 5 if name in ("epoch", "time") else 8) for name in names]
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
         if self.learn.logger is print:
             print(line, flush=True)
         else:

@@ -3,14 +3,16 @@
 import copy
 import math
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from minilearn.callback import Callback
-from minilearn.errors import in_range
-from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric
-from minilearn.tensors import LateScalars
+from minilearn.errors import in_range, warn
+from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics
+from minilearn.tensors import LateScalars, shape_text
 
 Row = list[float | None]
 
@@ -37,7 +39,7 @@ class Recorder(Callback):
     metric_names: list[str]
     """The table's headings: epoch, train_loss, valid_loss, the metrics, time."""
     values: list[Row]
-    """A row an epoch, without epoch and time. None stands for what was not computed."""
+    """A row an epoch, without epoch and time; the last is there from `before_epoch` on. None: (not yet) computed."""
     valid_values: Row
     """The validation loss and the metrics as they were last computed."""
     iters: list[int]
@@ -46,18 +48,16 @@ class Recorder(Callback):
     """The number of each row's epoch."""
     seconds: list[float]
     """How long each row's epoch took."""
-    smooth_loss: AvgSmoothLoss
-    """The moving average of the training loss."""
     stride: int
     """`losses` and `lrs` hold every `stride`-th batch: 1 up to 32,768 batches, then doubled each time they fill."""
     nan_at: int | None
     """The number of the first training batch whose loss was nan or infinite, as far as losses have been read."""
 
     def __init__(self, beta: float = 0.98) -> None:
-        self.smooth_loss = AvgSmoothLoss(in_range("beta", beta, 0, 1))
+        self._smooth_loss = AvgSmoothLoss(in_range("beta", beta, 0, 1))
         self._valid_loss = AvgLoss()
         self._late = LateScalars(self._take)
-        self._validates = False
+        self._validates, self._measured, self._unchecked = False, False, False
         self._row: Row | None = None
         self._forget()
 
@@ -68,7 +68,13 @@ class Recorder(Callback):
         self._losses: list[float] = []
         self._lrs: list[float] = []
         self._late.clear()
-        self.smooth_loss.reset()
+        self._smooth_loss.reset()
+
+    @property
+    def smooth_loss(self) -> AvgSmoothLoss:
+        """The moving average of the training loss: its `value`, the `count` of its batches. Waits for the device."""
+        self._late.read()
+        return self._smooth_loss
 
     @property
     def losses(self) -> list[float]:
@@ -84,20 +90,29 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The history so far, as plain values. Waits for the device."""
-        self._late.read()
-        kept = {name: copy.deepcopy(getattr(self, name)) for name in KEPT}
-        return {**kept, "smooth_loss": self.smooth_loss.state_dict()}
+        average = self.smooth_loss.state_dict()
+        return {**{name: copy.deepcopy(getattr(self, name)) for name in KEPT}, "smooth_loss": average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a history that `state_dict` gave."""
         self._late.clear()
         for name in KEPT:
             setattr(self, name, copy.deepcopy(state[name]))
-        self.smooth_loss.load_state_dict(state["smooth_loss"])
+        self._smooth_loss.load_state_dict(state["smooth_loss"])
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Measures anew within a ``with`` block, and leaves the epoch's figures as they were."""
+        kept = self.learn.metrics, self._valid_loss, self._row, self._measured, self.valid_values
+        self.learn.metrics, self._valid_loss, self._row = copy.deepcopy(self.learn.metrics), AvgLoss(), None
+        try:
+            yield
+        finally:
+            self.learn.metrics, self._valid_loss, self._row, self._measured, self.valid_values = kept
 
     def before_fit(self) -> None:
         self._forget()
-        self._validates = len(self.dls) > 1
+        self._validates, self._unchecked = len(self.dls) > 1, True
         names = [metric.name for metric in self.learn.metrics]
         if self._validates:
             self.metric_names = ["epoch", "train_loss", "valid_loss", *names, "time"]
@@ -106,75 +121,103 @@ class Recorder(Callback):
 
     def before_epoch(self) -> None:
         self._started = time.perf_counter()
+        self._measured = False
         self._row = [None] * (len(self.metric_names) - 2)
+        self.values.append(self._row)
+        self._reset()
 
     def before_train(self) -> None:
         if not self._validates:
-            self._reset(self.learn.metrics)
+            self._reset()
 
     def before_validate(self) -> None:
-        self._reset([self._valid_loss, *self.learn.metrics])
+        self._reset()
 
     def after_loss(self) -> None:
         learn = self.learn
-        if not hasattr(learn, "loss"):
-            return
         if learn.training:
+            if not hasattr(learn, "loss"):
+                return
             self._late.append(learn.loss, learn.opt.param_groups[-1]["lr"])
             if self.nan_at is not None and not self._told:
                 self._tell()
             if self._validates:
+                if self._unchecked:
+                    self._unchecked = False
+                    check_metrics(learn.metrics, learn)
                 return
         else:
+            if not hasattr(learn, "loss"):
+                raise ValueError(
+                    f"the validation batch has no target, so there is no loss: its input is {shape_text(learn.xb)}."
+                    " Give (input, target) batches."
+                )
             self._valid_loss.accumulate(learn)
-        for metric in learn.metrics if learn.yb else ():
-            try:
-                metric.accumulate(learn)
-            except Exception as error:
-                error.add_note(f"raised by the metric '{metric.name}'")
-                raise
+        with torch.no_grad():
+            for metric in learn.metrics if learn.yb else ():
+                with _named(metric):
+                    metric.accumulate(learn)
 
     def after_train(self) -> None:
         self._late.read()
         if self.nan_at is not None and not self._told:
             self._tell()
         if self._row is not None:
-            self._row[0] = self.smooth_loss.value
+            self._row[0] = self._smooth_loss.value
             if not self._validates:
                 self._row[1:] = self._read(self.learn.metrics)
+                self._measured = True
 
     def after_validate(self) -> None:
         self.valid_values = self._read([self._valid_loss, *self.learn.metrics])
         if self._row is not None and self._validates:
             self._row[1:] = self.valid_values
+            self._measured = True
 
     def after_epoch(self) -> None:
-        assert self._row is not None
-        self.values.append(self._row)
+        self._end_row()
+
+    def after_cancel_fit(self) -> None:
+        if self._measured:  # a callback ended the fit after an epoch's last figure: the row counts
+            self._end_row()
+
+    def cleanup_fit(self) -> None:
+        self._late.read()
+        if self._row is not None:  # the epoch was cut short
+            self.values = [row for row in self.values if row is not self._row]
+        self._row, self._measured = None, False
+
+    def _end_row(self) -> None:
+        if self._row is None:  # a callback cancelled the epoch before this one heard of it
+            self._row = [None] * (len(self.metric_names) - 2)
+            self.values.append(self._row)
+            self._started = time.perf_counter()
         self.epochs.append(self.epoch)
         self.seconds.append(time.perf_counter() - self._started)
         self.iters.append(self.smooth_loss.count)
-        self._row = None
+        self._row, self._measured = None, False
 
-    def cleanup_fit(self) -> None:
-        self._row = None
-        self._late.read()
-
-    def _reset(self, metrics: list[Metric]) -> None:
-        for metric in metrics:
+    def _reset(self) -> None:
+        self._valid_loss.reset()
+        for metric in self.learn.metrics:
             metric.reset()
 
     def _read(self, metrics: list[Metric]) -> Row:
-        return [metric.value for metric in metrics]
+        row: Row = []
+        for metric in metrics:
+            with _named(metric):
+                value = metric.value
+                row.append(None if value is None else float(value))
+        return row
 
     def _take(self, loss: float, lr: float) -> None:
         """Takes on a training loss that has arrived from the device."""
-        batch = self.smooth_loss.count
-        self.smooth_loss.update(loss)
+        batch = self._smooth_loss.count
+        self._smooth_loss.update(loss)
         if self.nan_at is None and not math.isfinite(loss):
             self.nan_at = batch
         if batch % self.stride == 0:
-            smooth = self.smooth_loss.value
+            smooth = self._smooth_loss.value
             assert smooth is not None
             self._losses.append(smooth)
             self._lrs.append(lr)
@@ -184,11 +227,18 @@ class Recorder(Callback):
 
     def _tell(self) -> None:
         self._told = True
-        warnings.warn(
+        warn(
             f"the training loss is not a finite number since training batch {self.nan_at} of this fit"
-            f" (epoch {self.epoch}, learning rate {self.opt.param_groups[-1]['lr']:g}). Training goes on, but weights"
-            " that became nan stay nan: use a smaller learning rate, look for nan in the data, or stop by"
-            " cbs=TerminateOnNaN().",
-            RuntimeWarning,
-            stacklevel=2,
+            f" (epoch {self.epoch}, learning rate {self.opt.param_groups[-1]['lr']:g}). Weights that became nan"
+            " stay nan: use a smaller learning rate, or look for nan in the data. cbs=TerminateOnNaN() ends such a fit."
         )
+
+
+@contextmanager
+def _named(metric: Metric) -> Iterator[None]:
+    """An error says which metric it came from."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised by the metric '{metric.name}'")
+        raise

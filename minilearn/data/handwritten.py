@@ -142,12 +142,13 @@ def untar_data(url: str, path: str | Path | None = None, sha256: str | None = No
     if sha256 is None:
         raise ValueError(f"give untar_data({url!r}, sha256=...): what cannot be checked is not unpacked")
     file_name = Path(urllib.parse.urlparse(url).path).name
-    name = file_name.split(".")[0]
+    # Two archives of one name are told apart by their contents.
+    name = f"{file_name.split('.')[0]}-{sha256[:8].lower()}"
     for folder in data_folders(path):
         if (folder / name).is_dir():
             return folder / name
     folder = writable_folder(path)
-    archive = download(url, folder / file_name, lambda file: check_sha256(file, sha256))
+    archive = download(url, folder / f"{name}.archive", lambda file: check_sha256(file, sha256))
     try:
         return unpack(archive, folder / name)
     finally:

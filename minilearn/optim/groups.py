@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 WD_NAMES = ("wd", "weight_decay")
@@ -28,7 +28,7 @@ def param_groups(model: nn.Module, found: Iterable[Any], *, wd_bn_bias: bool) ->
         ValueError: there is no parameter.
     """
     several = list(found)
-    groups = [list(group) for group in several] if several and isinstance(several[0], (list, tuple)) else [several]
+    groups = [several] if not several or isinstance(several[0], Tensor) else [list(group) for group in several]
     if not any(groups):
         raise ValueError(
             f"the model ({type(model).__name__}) has no parameters to train:"
@@ -49,7 +49,7 @@ def norm_and_bias_params(model: nn.Module) -> set[nn.Parameter]:
         p
         for module in model.modules()
         for name, p in module.named_parameters(recurse=False)
-        if isinstance(module, NORMS) or name == "bias"
+        if isinstance(module, NORMS) or "bias" in name
     }
 
 

@@ -56,10 +56,23 @@ class Optimizer(torch.optim.Optimizer):
         """
         for name, value in {**self.defaults, **param_group}.items():
             if name in HYPERS:
-                HYPERS[name](f"{type(self).__name__}: {name}", value)
+                param_group[name] = HYPERS[name](f"{type(self).__name__}: {name}", value)
         # torch wraps this method so that its compiler leaves it alone; the wrapper imports that compiler at the first
         # call (torch 2.13: 0.9 s and 75 MB), also where nothing is ever compiled.
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes on another optimizer's state; its tensors are copied.
+
+        Raises:
+            ValueError: it is of an optimizer with other groups, parameters or hyperparameters.
+        """
+        for group in state_dict["param_groups"]:
+            missing = [name for call in self._calls for name in call.hypers if name != "step" and name not in group]
+            if missing:
+                has = ", ".join(name for name in group if name != "params")
+                raise ValueError(f"this state is not of {type(self).__name__}: it has no {missing[0]}, but {has}")
+        super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_calls": self._calls, "_counts_steps": self._counts_steps}
