@@ -229,7 +229,7 @@ def as_metrics(metrics: Any) -> list[Metric]:
     """
     if metrics is None:
         return []
-    if isinstance(metrics, Mapping):
+    if hasattr(metrics, "keys"):  # a dict, or torchmetrics' MetricCollection
         raise TypeError(f"metrics must be a metric or a list of them, got an object of {type(metrics).__name__}")
     several = metrics if isinstance(metrics, Iterable) and not isinstance(metrics, str) else [metrics]
     found = [_as_metric(metric) for metric in several]

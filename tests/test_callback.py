@@ -7,7 +7,7 @@ import torch
 from conftest import line_dls
 from torch import nn
 
-from minilearn.callback import Callback, CancelBatchException, CancelFitException
+from minilearn.callback import Callback, CancelBatchException, CancelFitException, CancelTrainException
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.optim import SGD
@@ -368,3 +368,80 @@ def test_error_on_its_way_keeps_the_word_when_cleaning_up_fails_too() -> None:
     assert caught.value.__notes__[-1] == "then Fails.cleanup_fit failed too: OSError('second')"
     learn.remove_cb(Fails)
     learn.fit(1)
+
+
+@pytest.mark.parametrize(
+    "name", ["befor_batch", "aftr_epoch", "on_epoch_end", "begin_fit", "on_train_batch_start", "cleanup_fits"]
+)
+def test_method_that_was_meant_to_be_an_event_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"Mine.{name} is not an event"):
+        type("Mine", (Callback,), {name: lambda self: None})
+
+
+@pytest.mark.parametrize("name", ["fit_line", "batch_mean", "on_top", "step_size", "loss_after"])
+def test_method_of_ones_own_is_no_false_alarm(name: str) -> None:
+    type("Mine", (Callback,), {name: lambda self: None})
+
+
+def test_event_that_is_a_static_method_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Mine\.after_batch must be a method without arguments"):
+        type("Mine", (Callback,), {"after_batch": staticmethod(lambda: None)})
+
+
+def test_input_is_written_through_the_learners_tuple() -> None:
+    class Writes(Callback):
+        def before_batch(self) -> None:
+            self.x = 2 * self.x  # type: ignore[misc]
+
+    with pytest.raises(AttributeError, match=r"a callback reads self\.x and writes self\.learn\.xb = \(x,\)"):
+        learner(Writes).fit(1)
+
+
+def test_error_after_an_epoch_names_no_batch() -> None:
+    class Fails(Callback):
+        def after_epoch(self) -> None:
+            raise KeyError
+
+    with pytest.raises(KeyError) as caught:
+        learner(Fails).fit(1)
+    assert caught.value.__notes__[-1] == "in epoch 0 of 1 (counted from 0)"
+
+
+def test_error_in_a_validation_by_itself_names_no_epoch() -> None:
+    class Fails(Callback):
+        def after_pred(self) -> None:
+            raise KeyError
+
+    learn = learner()
+    learn.fit(5)
+    with pytest.raises(KeyError) as caught:
+        learn.validate(cbs=Fails)
+    assert caught.value.__notes__[-1] == "in a validation, validation batch 0 of 1 (counted from 0)"
+
+
+def test_epoch_is_the_first_of_this_fit_from_the_start() -> None:
+    seen: list[int] = []
+
+    class Look(Callback):
+        def before_fit(self) -> None:
+            seen.append(self.epoch)
+
+    learn = learner(Look)
+    learn.fit(3)
+    learn.fit(2)
+    assert seen == [0, 0]
+
+
+def test_gradients_of_a_training_part_that_was_cancelled_are_cleared() -> None:
+    seen: list[bool] = []
+
+    class Cancel(Callback):
+        def before_batch(self) -> None:
+            if self.training:
+                seen.append(self.model.weight.grad is None)
+
+        def after_backward(self) -> None:
+            raise CancelTrainException
+
+    learner(Cancel).fit(2)
+    assert seen == [True, True]

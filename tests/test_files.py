@@ -50,3 +50,10 @@ def test_folder_that_somebody_else_made_meanwhile_stays(tmp_path: Path) -> None:
         (path / "file").write_text("theirs")
     assert (path / "file").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "whole") as file:
+        file.write(b"x")
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode

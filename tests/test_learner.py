@@ -1,9 +1,12 @@
 """The Learner: what it trains, on what, with what, and what it leaves behind."""
 
-from collections.abc import Iterator
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +14,7 @@ from conftest import line_dls
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from minilearn.callback import Callback
+from minilearn.callback import Callback, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
 from minilearn.data import DataLoader, DataLoaders, digits, digits_sample
 from minilearn.learner import Learner
@@ -341,3 +344,220 @@ def test_zero_epochs_train_nothing() -> None:
     learn.fit(0)
     assert torch.equal(learn.model.weight, before)
     assert learn.recorder.values == []
+
+
+def moved(learn: Learner, part: nn.Module, lr: float = 0.1) -> bool:
+    """Whether another fit changes the weights of a part of the model."""
+    before = [p.detach().clone() for p in part.parameters()]
+    learn.fit(1, lr)
+    return any(not torch.equal(a, b) for a, b in zip(before, part.parameters(), strict=True))
+
+
+def test_model_that_was_replaced_is_trained() -> None:
+    learn, lines = learner(opt_func=SGD), []
+    learn.fit(1)
+    learn.model, learn.logger = nn.Linear(3, 1), lines.append
+    assert moved(learn, learn.model)
+    assert lines[0] == "a new optimizer is made, as the model's parameters, or opt_func, are others than before"
+
+
+def test_layer_that_was_frozen_is_trained_when_it_no_longer_is() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    learn = learner(model=model, opt_func=SGD)
+    assert not moved(learn, model[0])
+    model[0].requires_grad_(True)
+    assert moved(learn, model[0])
+
+
+def test_head_that_was_replaced_is_trained() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    learn = learner(model=model, opt_func=SGD)
+    learn.fit(1)
+    model[1] = nn.Linear(4, 1)
+    assert moved(learn, model[1])
+
+
+def test_other_opt_func_makes_another_optimizer() -> None:
+    learn = learner()
+    learn.fit(1)
+    learn.opt_func = SGD
+    learn.fit(1)
+    assert isinstance(learn.opt, SGD)
+
+
+def test_optimizer_set_by_hand_is_kept() -> None:
+    learn = learner()
+    learn.create_opt()
+    learn.opt = mine = torch.optim.SGD([learn.model.weight], lr=0.1)
+    learn.fit(1, 0.1)
+    assert learn.opt is mine
+
+
+def test_model_of_another_precision_goes_on_with_its_optimizer() -> None:
+    learn = learner()
+    learn.fit(1)
+    opt = learn.opt
+    learn.model.double()
+    learn.dls = DataLoaders.from_tensors(X.double(), Y.double(), bs=4)
+    learn.fit(1)
+    assert learn.opt is opt
+    assert opt.state[learn.model.weight]["grad_avg"].dtype is torch.float64
+
+
+def test_validate_within_a_fit_leaves_the_epochs_figures_alone() -> None:
+    class Test(Callback):
+        def after_epoch(self) -> None:
+            figures.append(self.learn.validate(dl=[(X, 1000 + Y)])[0])
+
+    figures: list[float | None] = []
+    plain, testing = learner(opt_func=SGD, metrics=mse), learner(opt_func=SGD, metrics=mse, cbs=Test)
+    testing.model.load_state_dict(plain.model.state_dict())
+    plain.fit(2, 0.1)
+    testing.fit(2, 0.1)
+    assert testing.recorder.values == plain.recorder.values
+    assert all(figure is not None and figure > 1000 for figure in figures)
+
+
+def test_validate_within_a_fit_that_fails_lets_the_fit_go_on() -> None:
+    steps: list[int] = []
+
+    class Look(Callback):
+        def after_batch(self) -> None:
+            if self.training:
+                steps.append(self.iter)
+                with pytest.raises(ValueError, match="empty"):
+                    self.learn.validate(dl=[])
+
+    learner(cbs=Look).fit(1)
+    assert steps == [0, 1]
+
+
+def test_validate_within_a_fit_leaves_each_module_in_its_mode() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    modes: list[bool] = []
+
+    class Freeze(Callback):
+        def before_batch(self) -> None:
+            if self.training:
+                model[1].eval()
+                self.learn.validate()
+                modes.extend([model[0].training, model[1].training])
+
+    learner(model=model, cbs=Freeze).fit(1)
+    assert modes == [True, False] * 2
+
+
+def test_validate_alone_leaves_gradients_and_history() -> None:
+    learn = learner()
+    learn.model.weight.grad = torch.ones_like(learn.model.weight)
+    learn.validate()
+    assert learn.model.weight.grad is not None
+
+
+@pytest.mark.parametrize("cancel", [CancelEpochException, CancelFitException])
+def test_validate_alone_can_be_cancelled(cancel: type[Exception]) -> None:
+    class Stop(Callback):
+        def after_batch(self) -> None:
+            raise cancel
+
+    assert learner(cbs=Stop).validate() == [None]
+
+
+def test_fit_within_a_fit_changes_nothing_of_the_one_that_runs() -> None:
+    class Nested(Callback):
+        def after_batch(self) -> None:
+            with pytest.raises(RuntimeError):
+                self.learn.fit(7, lr=5.0)
+            assert (self.n_epoch, self.opt.param_groups[0]["lr"]) == (1, 0.1)
+
+    learner(cbs=Nested).fit(1, 0.1)
+
+
+def test_interrupt_while_cleaning_up_leaves_the_learner_usable() -> None:
+    class Bad(nn.Linear):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            if armed.pop():
+                raise KeyboardInterrupt
+
+    armed = [False, True]
+    learn = learner(model=Bad(3, 1))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1)
+    learn.fit(1)
+    assert len(learn.recorder.values) == 1
+
+
+def test_one_batch_can_be_run_by_hand() -> None:
+    learn = learner(opt_func=SGD)
+    learn.one_batch(0, learn.dls.one_batch())
+    assert learn.pred.shape == (4, 1)
+
+
+def test_metrics_and_loaders_may_be_set_afterwards_in_any_form() -> None:
+    learn = learner()
+    learn.metrics, learn.dls = [mse], ([(X, Y)], [(X, Y)])  # type: ignore[list-item, assignment]
+    learn.fit(1)
+    assert learn.recorder.metric_names == ["epoch", "train_loss", "valid_loss", "mse", "time"]
+
+
+def test_copies_of_a_learner_train_on_their_own() -> None:
+    learn = learner(opt_func=SGD)
+    learn.fit(1)
+    twin = copy.deepcopy(learn)
+    before = learn.model.weight.clone()
+    twin.fit(1, 0.1)
+    assert torch.equal(learn.model.weight, before)
+    assert not torch.equal(twin.model.weight, before)
+
+
+def test_subclass_of_a_default_callback_takes_its_place() -> None:
+    class Mine(ProgressCallback):
+        pass
+
+    assert sum(isinstance(cb, ProgressCallback) for cb in learner(cbs=Mine).cbs) == 1
+
+
+def test_equal_callbacks_are_told_apart() -> None:
+    @dataclasses.dataclass
+    class Equal(Callback):
+        n: int = 0
+
+    one, two = Equal(), Equal()
+    learn = learner(cbs=[one, two])
+    learn.remove_cb(two)
+    assert one.learn is learn
+    assert not hasattr(two, "learn")
+
+
+def test_numbers_of_other_libraries_are_taken() -> None:
+    learn = learner()
+    learn.fit(np.int64(1), lr=np.float32(0.25))
+    learn.fit(1, lr=torch.tensor(0.5))  # type: ignore[arg-type]
+    assert learn.opt.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Learner(line_dls().train, nn.Linear(3, 1)), "dls must be DataLoaders(train, valid) or a pair"),
+        (lambda: Learner([(X, Y)], nn.Linear(3, 1)), "dls must be DataLoaders(train, valid) or a pair"),
+        (lambda: Learner({"train": [(X, Y)]}, nn.Linear(3, 1)), "dls must be DataLoaders(train, valid) or a pair"),
+        (lambda: Learner(None, nn.Linear(3, 1)), "dls must be DataLoaders(train, valid) or a pair"),
+        (lambda: learner(model=line_dls()), "model must be an nn.Module, got an object of DataLoaders"),
+        (
+            lambda: Learner(line_dls(), nn.Linear(3, 1), nn.MSELoss),
+            "loss_func must be a function or a module, got the class MSELoss: make one",
+        ),
+        (lambda: learner(opt_func=partial(torch.optim.SGD, lr=0.5)), "leave lr out of opt_func"),
+        (lambda: learner(metrics=nn.L1Loss), "a metric must be made before it is given: L1Loss(), got the class"),
+        (lambda: learner(metrics="mae"), "give the metric itself, metrics=mae, not its name in quotes"),
+        (lambda: learner().validate(line_dls().train), "ds_idx must be a loader's number, got an object of DataLoader"),
+        (lambda: learner(opt_func=lambda p, lr: None).fit(1), "opt_func must give a torch.optim.Optimizer, got None"),
+        (lambda: learner(line_dls().to("cuda:7")).fit(1), "the device 'cuda:7' is not there"),
+    ],
+)
+def test_argument_of_the_wrong_kind_is_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make()
+    assert message in str(caught.value)

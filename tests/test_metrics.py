@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-import torchmetrics
 from conftest import line_dls
 from torch import Tensor, nn
 
 from minilearn.data import DataLoaders, digits
 from minilearn.learner import Learner
+
+from minilearn.vision import torchvision  # isort: skip  # noqa: F401 -- torchmetrics imports it
+import torchmetrics  # isort: skip
+
 from minilearn.metrics import (
     AvgLoss,
     AvgMetric,
@@ -178,3 +181,28 @@ def test_metrics_start_anew_in_each_epoch() -> None:
     with learn.no_logging():
         learn.fit(3)
     assert [row[2] for row in learn.recorder.values] == [1.0, 1.0, 1.0]
+
+
+def test_rmse_in_a_partial_is_still_the_root_of_the_whole_mean() -> None:
+    (metric,) = as_metrics(partial(rmse))
+    pred, target = torch.randn(10), torch.randn(10)
+    for rows in (slice(0, 7), slice(7, 10)):
+        metric.accumulate(batch(pred[rows], target[rows]))
+    assert metric.value == pytest.approx(rmse(pred, target).item(), rel=1e-6)
+
+
+def test_collection_of_torchmetrics_is_refused_with_what_to_do() -> None:
+    collection = torchmetrics.MetricCollection([torchmetrics.MeanSquaredError()])
+    with pytest.raises(
+        TypeError, match="metrics must be a metric or a list of them, got an object of MetricCollection"
+    ):
+        as_metrics(collection)
+
+
+def test_torchmetrics_object_that_gives_several_numbers_is_named() -> None:
+    theirs = torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="none")
+    (metric,) = as_metrics(theirs)
+    metric.reset()
+    metric.accumulate(batch(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
+    with pytest.raises(ValueError, match=r"metric 'MulticlassAccuracy' must give one number, got shape \(3,\)"):
+        metric.value  # noqa: B018

@@ -56,6 +56,9 @@ def test_tensor_takes_images_arrays_lists_and_numbers() -> None:
     assert tensor(1, 2, 3).tolist() == [1, 2, 3]
     assert tensor(2.5).item() == 2.5
     assert tensor([1, 2], dtype=torch.float64).dtype is torch.float64
+    assert tensor(np.zeros(2)).dtype is torch.float32  # as models are
+    assert tensor(np.zeros(2), dtype=torch.float64).dtype is torch.float64
+    assert tensor(torch.zeros(2), requires_grad=True).requires_grad
     same = torch.zeros(2)
     assert tensor(same) is same
 

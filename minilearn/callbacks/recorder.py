@@ -132,6 +132,7 @@ class Recorder(Callback):
 
     def before_validate(self) -> None:
         self._reset()
+        self.valid_values = [None] * (1 + len(self.learn.metrics))
 
     def after_loss(self) -> None:
         learn = self.learn

@@ -43,6 +43,14 @@ def test_default_is_the_best_device_there_is() -> None:
     assert look.seen == {default_device().type}
 
 
+def test_loss_that_holds_weights_goes_with_the_model() -> None:
+    loss = nn.CrossEntropyLoss(weight=torch.ones(2))
+    learn = Learner(line_dls().to("meta"), nn.Linear(3, 2), loss, cbs=Look)
+    with learn.no_logging():
+        learn.fit(1)
+    assert loss.weight.device.type == "meta"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_no_batch_waits_for_the_gpu() -> None:
     dls = line_dls(train_rows=400, valid_rows=40)

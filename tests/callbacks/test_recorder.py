@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from conftest import line_dls
 from torch import nn
 
+from minilearn.vision import torchvision  # isort: skip  # noqa: F401 -- torchmetrics imports it
+import torchmetrics  # isort: skip
+
 from minilearn.callback import (
     Callback,
     CancelBatchException,
     CancelEpochException,
+    CancelFitException,
     CancelTrainException,
     CancelValidException,
 )
@@ -178,3 +182,114 @@ def test_history_goes_on_from_its_state_through_json() -> None:
     assert second.recorder.values == whole.recorder.values
     assert second.recorder.iters == whole.recorder.iters
     assert second.train_iter == whole.train_iter == 8
+
+
+def test_row_is_there_for_every_callback_after_the_epoch() -> None:
+    seen: list[recorder.Row] = []
+
+    class Early(Callback):
+        order = -50
+
+        def after_epoch(self) -> None:
+            seen.append(list(self.learn.recorder.values[-1]))
+
+    learn = learner(Early, metrics=mse)
+    learn.fit(3)
+    assert seen == learn.recorder.values
+    assert all(figure is not None for row in seen for figure in row)
+
+
+def test_row_of_an_epoch_after_which_the_fit_is_ended_is_kept_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    class Stop(Callback):
+        def after_epoch(self) -> None:
+            if self.epoch == 1:
+                raise CancelFitException
+
+    learn = learner(Stop)
+    learn.logger = print
+    learn.fit(5)
+    assert learn.recorder.epochs == [0, 1]
+    assert len(learn.recorder.values) == 2
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "0", "1"]
+
+
+def test_row_of_an_epoch_that_was_cut_short_is_not_kept() -> None:
+    class Stop(Callback):
+        def after_batch(self) -> None:
+            if self.epoch == 1:
+                raise CancelFitException
+
+    learn = learner(Stop)
+    learn.fit(5)
+    assert len(learn.recorder.values) == len(learn.recorder.epochs) == 1
+
+
+@pytest.mark.parametrize("metrics", [mse, torchmetrics.MeanSquaredError()])
+def test_part_cancelled_in_its_first_event_has_no_figures_of_the_epoch_before(metrics: object) -> None:
+    class Sometimes(Callback):
+        order = -50
+
+        def before_validate(self) -> None:
+            if self.epoch != 1:
+                raise CancelValidException
+
+    learn = learner(Sometimes, metrics=metrics)
+    learn.fit(3)
+    assert [[figure is not None for figure in row[1:]] for row in learn.recorder.values] == [
+        [False, False],
+        [True, True],
+        [False, False],
+    ]
+
+
+@pytest.mark.parametrize("order", [0, 60])
+def test_epoch_cancelled_before_it_began_has_an_empty_row(order: int) -> None:
+    class Skip(Callback):
+        def before_epoch(self) -> None:
+            raise CancelEpochException
+
+    Skip.order = order
+    learn = learner(Skip)
+    learn.fit(2)
+    assert learn.recorder.values == [[None, None], [None, None]]
+    assert learn.recorder.epochs == [0, 1]
+
+
+def test_metrics_of_training_batches_hold_no_graph() -> None:
+    grads: list[bool] = []
+
+    def metric(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        value = (pred - target).abs().mean()
+        grads.append(value.requires_grad)
+        return value
+
+    learn = Learner(DataLoaders(line_dls().train), nn.Linear(3, 1), F.mse_loss, metrics=metric)
+    with learn.no_logging():
+        learn.fit(1)
+    assert grads == [False, False]
+
+
+def test_nan_is_reported_in_every_fit() -> None:
+    learn = learner()
+    learn.loss_func = lambda pred, target: (pred - target).mean() * float("nan")
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="not a finite number") as caught:
+            learn.fit(1)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+
+
+def test_smooth_loss_is_up_to_date_whenever_it_is_read() -> None:
+    counts: list[int] = []
+
+    class Look(Callback):
+        order = 60
+
+        def after_batch(self) -> None:
+            if self.training:
+                counts.append(self.learn.recorder.smooth_loss.count)
+
+    learn = learner(Look)
+    learn.recorder._late._is_free_to_read = lambda scalar: False  # as on a GPU
+    learn.fit(1)
+    assert counts == [1, 2]

@@ -158,3 +158,13 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set.tgz").write_bytes(b"hello")
     with pytest.raises(DataError, match="cannot be unpacked"):
         unpack(tmp_path / "set.tgz", tmp_path / "set")
+
+
+def test_two_archives_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    found = []
+    for content in (b"one", b"two"):
+        source = tmp_path / content.decode() / "set.tgz"
+        source.parent.mkdir()
+        sha256 = archive(source, {"set/file": content})
+        found.append(untar_data(source.as_uri(), tmp_path / "data", sha256) / "file")
+    assert [file.read_bytes() for file in found] == [b"one", b"two"]

@@ -1,11 +1,12 @@
 """Loaders: the fast path gives what torch's DataLoader gives; the rest goes torch's way."""
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from minilearn.data import DataLoader, DataLoaders
 
@@ -220,3 +221,71 @@ def test_one_batch_is_the_first_of_training() -> None:
 
 def test_device_is_set_by_to() -> None:
     assert DataLoaders([X]).to("cpu").device == torch.device("cpu")
+
+
+def test_arrays_are_taken_as_tensors() -> None:
+    x, y = X.numpy(), Y.numpy()
+    assert equal(list(DataLoader((x, y), 4)), list(DataLoader((X, Y), 4)))
+    assert equal(list(DataLoaders.from_tensors(x, y, bs=4, shuffle=False).train), list(DataLoader((X, Y), 4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DataLoader(zip(X, Y, strict=True), 4), "got an object of zip. Make it a list: list(...)."),
+        (lambda: DataLoader(None), "a dataset must have rows by number, dataset[0], got an object of NoneType."),
+        (lambda: DataLoaders.from_tensors([[1.0]], Y), "train_x must be a tensor or an array, got an object of list"),
+        (
+            lambda: DataLoaders.from_tensors((X, Y), (X, Y)),
+            "train_x must be a tensor or an array, got an object of tuple",
+        ),
+        (lambda: DataLoaders([DataLoader(X), DataLoader(X)]), "give the loaders one by one, DataLoaders(train, valid)"),
+        (lambda: DataLoaders({"train": X}), "loader 0 is a dict, not an iterable of batches"),
+        (lambda: DataLoaders([X], n_inp=-1), "n_inp must be a whole number of at least 1, got -1"),
+        (lambda: DataLoader((X, Y), 4, batch_sampler=[[0]]), "give bs or batch_sampler, not both: got bs=4"),
+    ],
+)
+def test_what_is_no_data_is_named(make: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_batch_size_by_torchs_name_goes_through_from_tensors() -> None:
+    assert DataLoaders.from_tensors(X, Y, batch_size=5).train.bs == 5
+
+
+def test_batch_sampler_of_none_is_no_batch_sampler() -> None:
+    assert len(DataLoader((X, Y), 4, batch_sampler=None)) == 3
+
+
+def test_sampler_over_some_rows_gives_just_those() -> None:
+    from torch.utils.data import SequentialSampler
+
+    loader = DataLoader((X, Y), 4, sampler=SequentialSampler(range(6)))
+    assert [len(x) for x, _ in loader] == [4, 2]
+
+
+def test_pinning_without_an_accelerator_does_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says in its own way that there is no accelerator
+        assert equal(list(DataLoader((X, Y), 4, pin_memory=True)), list(DataLoader((X, Y), 4)))
+
+
+class Endless(IterableDataset[Tensor]):
+    """Rows without a number, and without a length that it would tell."""
+
+    def __iter__(self) -> Any:
+        return iter(X)
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+def test_iterable_dataset_is_not_shuffled_and_needs_no_length() -> None:
+    dls = DataLoaders.from_dsets(Endless(), bs=4)
+    assert [len(batch) for batch in dls.train] == [4, 4, 2]
+
+
+def test_one_batch_of_a_loader() -> None:
+    assert torch.equal(DataLoader((X, Y), 4).one_batch()[0], X[:4])

@@ -269,3 +269,27 @@ def test_set_hypers_sets_torchs_names_too_and_keeps_spared_groups_at_zero() -> N
     opt = torch.optim.AdamW(param_groups(model, model.parameters(), wd_bn_bias=False), lr=0.1)  # type: ignore[arg-type]
     set_hypers(opt, lr=0.3, wd=0.2)
     assert [(g["lr"], g["weight_decay"]) for g in opt.param_groups] == [(0.3, 0.2), (0.3, 0.0)]
+
+
+def test_state_of_another_rule_is_refused() -> None:
+    p = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match="this state is not of Adam: it has no sqr_mom, but lr, mom, wd"):
+        Adam([p], 0.1).load_state_dict(SGD([p], 0.1).state_dict())
+
+
+def test_complex_parameters_are_refused() -> None:
+    with pytest.raises(TypeError, match="Adam does not take complex parameters"):
+        Adam([torch.ones(2, dtype=torch.complex64, requires_grad=True)], 0.1)
+
+
+def test_splitter_may_give_generators() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    split = (layer.parameters() for layer in model)
+    assert [len(g["params"]) for g in param_groups(model, split, wd_bn_bias=True)] == [2, 2]
+
+
+def test_biases_of_every_name_are_spared_decay() -> None:
+    attention, recurrent = nn.MultiheadAttention(4, 2), nn.LSTM(2, 2)
+    assert attention.in_proj_bias in norm_and_bias_params(attention)
+    assert recurrent.bias_ih_l0 in norm_and_bias_params(recurrent)
+    assert recurrent.weight_ih_l0 not in norm_and_bias_params(recurrent)
