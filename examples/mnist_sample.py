@@ -54,7 +54,7 @@ def picture(learn: Learner, data: Split, folder: Path) -> Path:
     scores = [row[-1] for row in learn.recorder.values]
     plot_metrics(learn.recorder.epochs, {"batch_accuracy": scores}, ylabel="share right", ax=axes["score"])
     plot_images(data.valid_x[shown], titles, wrong=(~right[shown]).tolist(), ax=axes["images"])
-    axes["images"].set_title(f"the model's answers, {int((~right).sum())} of {len(right):,} wrong")
+    axes["images"].set_title(f"the model's answers, {int((~right).sum())} of {len(right):,} wrong (framed)")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "mnist_sample.png", dpi=110)
     return folder / "mnist_sample.png"
