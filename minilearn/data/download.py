@@ -136,8 +136,11 @@ def unpack(archive: Path, folder: Path) -> Path:
     `folder`, no device files, no links out of it: Python's `data` filter refuses them.
 
     Raises:
-        DataError: the archive is damaged, holds what the filter refuses, or there is no room or permission.
+        DataError: the archive is damaged, holds what the filter refuses, there is no room or permission, or this
+            Python is older than the filter (3.11.4).
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise DataError(f"{archive} was not unpacked: Python 3.11.4 or newer can do so safely, this one cannot")
     try:
         with whole_folder(folder) as inside:
             with tarfile.open(archive) as tar:
