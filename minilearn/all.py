@@ -59,7 +59,20 @@ from minilearn.metrics import (
     mse,
     rmse,
 )
-from minilearn.optim import SGD, Adam, Optimizer
+from minilearn.optim import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Lamb,
+    Larc,
+    Lion,
+    NAdam,
+    Optimizer,
+    QHAdam,
+    RAdam,
+    RMSProp,
+)
 from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -77,7 +90,8 @@ class _Later(ModuleType):
 plt: Any = _Later("matplotlib.pyplot")
 
 __all__ = [
-    "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AvgLoss",
     "AvgMetric",
@@ -98,12 +112,20 @@ __all__ = [
     "F",
     "Image",
     "L",
+    "Lamb",
+    "Larc",
     "Learner",
+    "Lion",
     "Metric",
+    "NAdam",
     "Optimizer",
     "Path",
     "ProgressCallback",
+    "QHAdam",
+    "RAdam",
+    "RMSProp",
     "Recorder",
+    "SGD",
     "Split",
     "Tensor",
     "TerminateOnNaN",

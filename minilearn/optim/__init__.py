@@ -1,6 +1,31 @@
-"""Optimizers: `steppers` (one function an update rule) → `optimizer` (the engine) → `recipes` (SGD, Adam); `groups`."""
+"""Optimizers: `steppers` (one function an update rule), `optimizer` (the engine), `recipes` (SGD, Adam, …), `groups`."""
 
 from minilearn.optim.optimizer import Optimizer
-from minilearn.optim.recipes import SGD, Adam
+from minilearn.optim.recipes import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Lamb,
+    Larc,
+    Lion,
+    NAdam,
+    QHAdam,
+    RAdam,
+    RMSProp,
+)
 
-__all__ = ["SGD", "Adam", "Optimizer"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "Lamb",
+    "Larc",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "QHAdam",
+    "RAdam",
+    "RMSProp",
+]

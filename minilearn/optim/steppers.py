@@ -15,12 +15,19 @@ In the formulas, p is a parameter, g its gradient, t the step, ← an assignment
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from minilearn.optim import lists
 
 Tensors = list[Tensor]
 Stepper = Callable[..., Tensors]
+
+
+def whole(stepper: Stepper) -> Stepper:
+    """Marks a stepper that must see each parameter whole, as it measures its length: the engine then cuts none."""
+    stepper.whole = True  # type: ignore[attr-defined]
+    return stepper
 
 
 def only_with(hyper: str) -> Callable[[Stepper], Stepper]:
@@ -51,6 +58,30 @@ def momentum(params: Tensors, grads: Tensors, grad_avg: Tensors, *, mom: float) 
     """Heavy ball: grad_avg ← mom·grad_avg + g, and g' = grad_avg. Source: Polyak 1964; `torch.optim.SGD`'s form."""
     lists.mul_(grad_avg, mom)
     lists.add_(grad_avg, grads)
+    return grad_avg
+
+
+@only_with("l1")
+def l1_reg(params: Tensors, grads: Tensors, *, l1: float) -> Tensors:
+    """L1 regularisation: g' = g + l1·sign(p), the gradient of l1·|p| added to the loss's."""
+    return lists.add(grads, lists.sign(params), l1)
+
+
+@only_with("mom")
+def nesterov_momentum(params: Tensors, grads: Tensors, grad_avg: Tensors, *, mom: float) -> Tensors:
+    """A look ahead: grad_avg ← mom·grad_avg + g, and g' = g + mom·grad_avg. Source: Sutskever et al. 2013."""
+    lists.mul_(grad_avg, mom)
+    lists.add_(grad_avg, grads)
+    return lists.add(grads, grad_avg, mom)
+
+
+@only_with("mom")
+def dampened_momentum(
+    params: Tensors, grads: Tensors, grad_avg: Tensors, *, mom: float, dampening: float, step: int
+) -> Tensors:
+    """grad_avg ← mom·grad_avg + (1 - dampening)·g, in the first step g itself; g' = grad_avg. `torch.optim.SGD`'s."""
+    lists.mul_(grad_avg, mom)
+    lists.add_(grad_avg, grads, 1.0 if step == 1 else 1 - dampening)
     return grad_avg
 
 
@@ -88,3 +119,263 @@ def adam_step(
     lists.add_number_(scale, eps)
     lists.addcdiv_(params, grad_avg, scale, -lr / (1 - mom**step))
     return grads
+
+
+def rms_scale(params: Tensors, grads: Tensors, sqr_avg: Tensors, *, sqr_mom: float, eps: float) -> Tensors:
+    """Each gradient in units of its own recent size.
+
+    sqr_avg ← sqr_mom·sqr_avg + (1 - sqr_mom)·g²
+    g' = g / (√sqr_avg + eps)
+
+    Source: Hinton, lecture 6e of "Neural Networks for Machine Learning", 2012; eps as in `torch.optim.RMSprop`.
+    """
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    scale = lists.sqrt(sqr_avg)
+    lists.add_number_(scale, eps)
+    return lists.div(grads, scale)
+
+
+def rms_step(params: Tensors, grads: Tensors, sqr_avg: Tensors, *, lr: float, sqr_mom: float, eps: float) -> Tensors:
+    """`rms_scale` and `sgd_step` with one pass less over the memory: p ← p - lr·g / (√sqr_avg + eps)."""
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    scale = lists.sqrt(sqr_avg)
+    lists.add_number_(scale, eps)
+    lists.addcdiv_(params, grads, scale, -lr)
+    return grads
+
+
+def centred_rms_scale(
+    params: Tensors, grads: Tensors, sqr_avg: Tensors, mean_avg: Tensors, *, sqr_mom: float, eps: float
+) -> Tensors:
+    """Like `rms_scale`, in units of the recent spread around the mean: g' = g / (√(sqr_avg - mean_avg²) + eps).
+
+    Source: Graves 2013, equations 38 to 45 (arXiv:1308.0850); `torch.optim.RMSprop(centered=True)`.
+    """
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    lists.lerp_(mean_avg, grads, 1 - sqr_mom)
+    scale = lists.mul(mean_avg, mean_avg)
+    lists.mul_(scale, -1.0)
+    lists.add_(scale, sqr_avg)
+    lists.sqrt_(scale)
+    lists.add_number_(scale, eps)
+    return lists.div(grads, scale)
+
+
+def adagrad_step(params: Tensors, grads: Tensors, sqr_sum: Tensors, *, lr: float, eps: float) -> Tensors:
+    """sqr_sum ← sqr_sum + g², p ← p - lr·g / (√sqr_sum + eps). Source: Duchi et al. 2011, equation 1."""
+    lists.addcmul_(sqr_sum, grads, grads, 1.0)
+    scale = lists.sqrt(sqr_sum)
+    lists.add_number_(scale, eps)
+    lists.addcdiv_(params, grads, scale, -lr)
+    return grads
+
+
+def adadelta_step(
+    params: Tensors, grads: Tensors, sqr_avg: Tensors, delta_avg: Tensors, *, lr: float, sqr_mom: float, eps: float
+) -> Tensors:
+    """Steps in the parameters' own units: as large as recent steps, as far as the gradient is larger than recent ones.
+
+    sqr_avg ← sqr_mom·sqr_avg + (1 - sqr_mom)·g²
+    d = g · √(delta_avg + eps) / √(sqr_avg + eps)
+    delta_avg ← sqr_mom·delta_avg + (1 - sqr_mom)·d²
+    p ← p - lr·d
+
+    Source: Zeiler 2012, algorithm 1 (arXiv:1212.5701).
+    """
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    scale = lists.add_number(sqr_avg, eps)
+    lists.sqrt_(scale)
+    delta = lists.add_number(delta_avg, eps)
+    lists.sqrt_(delta)
+    lists.div_each_(delta, scale)
+    lists.mul_each_(delta, grads)
+    lists.mul_(delta_avg, sqr_mom)
+    lists.addcmul_(delta_avg, delta, delta, 1 - sqr_mom)
+    lists.add_(params, delta, -lr)
+    return grads
+
+
+def radam_step(
+    params: Tensors,
+    grads: Tensors,
+    grad_avg: Tensors,
+    sqr_avg: Tensors,
+    *,
+    lr: float,
+    mom: float,
+    sqr_mom: float,
+    eps: float,
+    step: int,
+) -> Tensors:
+    """Adam whose step is scaled by how far the average of g² can be trusted yet, and without it before that.
+
+    With r∞ = 2 / (1 - sqr_mom) - 1 and r = r∞ - 2·t·sqr_mom^t / (1 - sqr_mom^t):
+    r > 5: p ← p - lr · v · m̂ · √(1 - sqr_mom^t) / (√sqr_avg + eps), v² = (r-4)(r-2)r∞ / ((r∞-4)(r∞-2)r)
+    else: p ← p - lr · m̂, where m̂ = grad_avg / (1 - mom^t)
+
+    Source: Liu et al. 2020, algorithm 2 (arXiv:1908.03265); eps as in `torch.optim.RAdam`.
+    """
+    lists.lerp_(grad_avg, grads, 1 - mom)
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    debias, sqr_debias = 1 - mom**step, 1 - sqr_mom**step
+    limit = 2 / (1 - sqr_mom) - 1
+    r = limit - 2 * step * sqr_mom**step / sqr_debias
+    if r <= 5:
+        lists.add_(params, grad_avg, -lr / debias)
+        return grads
+    trust = math.sqrt((r - 4) * (r - 2) * limit / ((limit - 4) * (limit - 2) * r))
+    scale = lists.sqrt(sqr_avg)
+    lists.add_number_(scale, eps)
+    lists.addcdiv_(params, grad_avg, scale, -lr * trust * math.sqrt(sqr_debias) / debias)
+    return grads
+
+
+def nadam_step(
+    params: Tensors,
+    grads: Tensors,
+    grad_avg: Tensors,
+    sqr_avg: Tensors,
+    *,
+    lr: float,
+    mom: float,
+    sqr_mom: float,
+    eps: float,
+    mom_decay: float,
+    step: int,
+) -> Tensors:
+    """Adam with Nesterov's look ahead, and a momentum that warms up: u_t = mom·(1 - 0.96^(t·mom_decay) / 2).
+
+    p ← p - lr · ((1 - u_t)·g / (1 - ∏u) + u_{t+1}·grad_avg / (1 - ∏u·u_{t+1})) / (√(sqr_avg / (1 - sqr_mom^t)) + eps)
+
+    Source: Dozat 2016, algorithm 2; `torch.optim.NAdam`.
+    """
+    lists.lerp_(grad_avg, grads, 1 - mom)
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    now, ahead = (mom * (1 - 0.5 * 0.96 ** (t * mom_decay)) for t in (step, step + 1))
+    product = _momentum_product(mom, mom_decay, step)
+    scale = lists.sqrt(sqr_avg)
+    lists.div_(scale, math.sqrt(1 - sqr_mom**step))
+    lists.add_number_(scale, eps)
+    lists.addcdiv_(params, grads, scale, -lr * (1 - now) / (1 - product))
+    lists.addcdiv_(params, grad_avg, scale, -lr * ahead / (1 - product * ahead))
+    return grads
+
+
+_products: dict[tuple[float, float], tuple[int, float]] = {}
+"""NAdam's product of momenta as it was last asked for, by the two hyperparameters: the next step is one factor on."""
+
+
+def _momentum_product(mom: float, mom_decay: float, step: int) -> float:
+    at, product = _products.get((mom, mom_decay), (0, 1.0))
+    if at > step:
+        at, product = 0, 1.0
+    for t in range(at + 1, step + 1):
+        product *= mom * (1 - 0.5 * 0.96 ** (t * mom_decay))
+    _products[mom, mom_decay] = step, product
+    return product
+
+
+def qhadam_step(
+    params: Tensors,
+    grads: Tensors,
+    grad_avg: Tensors,
+    sqr_avg: Tensors,
+    *,
+    lr: float,
+    mom: float,
+    sqr_mom: float,
+    nu_1: float,
+    nu_2: float,
+    eps: float,
+    step: int,
+) -> Tensors:
+    """Adam between its averages and the gradient of the moment: nu_1 and nu_2 are the averages' shares.
+
+    With m̂ = grad_avg / (1 - mom^t) and v̂ = sqr_avg / (1 - sqr_mom^t):
+    p ← p - lr · ((1 - nu_1)·g + nu_1·m̂) / (√((1 - nu_2)·g² + nu_2·v̂) + eps)
+
+    Source: Ma and Yarats 2019, equation 9 (arXiv:1810.06801).
+    """
+    lists.lerp_(grad_avg, grads, 1 - mom)
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    if nu_2 == 1:
+        scale = lists.sqrt(sqr_avg)
+        lists.div_(scale, math.sqrt(1 - sqr_mom**step))
+    else:
+        scale = lists.mul(grads, grads)
+        lists.mul_(scale, 1 - nu_2)
+        lists.add_(scale, sqr_avg, nu_2 / (1 - sqr_mom**step))
+        lists.sqrt_(scale)
+    lists.add_number_(scale, eps)
+    lists.addcdiv_(params, grads, scale, -lr * (1 - nu_1))
+    lists.addcdiv_(params, grad_avg, scale, -lr * nu_1 / (1 - mom**step))
+    return grads
+
+
+def lion_step(params: Tensors, grads: Tensors, grad_avg: Tensors, *, lr: float, mom: float, avg_mom: float) -> Tensors:
+    """p ← p - lr · sign(mom·grad_avg + (1 - mom)·g), then grad_avg ← avg_mom·grad_avg + (1 - avg_mom)·g.
+
+    Source: Chen et al. 2023, algorithm 2 (arXiv:2302.06675).
+    """
+    direction = lists.lerp(grad_avg, grads, 1 - mom)
+    lists.sign_(direction)
+    lists.add_(params, direction, -lr)
+    lists.lerp_(grad_avg, grads, 1 - avg_mom)
+    return grads
+
+
+@whole
+def lamb_step(
+    params: Tensors,
+    grads: Tensors,
+    grad_avg: Tensors,
+    sqr_avg: Tensors,
+    *,
+    lr: float,
+    mom: float,
+    sqr_mom: float,
+    eps: float,
+    step: int,
+) -> Tensors:
+    """Adam whose step d is as long for each tensor as the tensor itself, though at most ten times d.
+
+    d = (grad_avg / (1 - mom^t)) / (√(sqr_avg / (1 - sqr_mom^t)) + eps)
+    p ← p - lr · q·d, q = min(‖p‖ / ‖d‖, 10), or 1 where either is zero
+
+    Source: You et al. 2020, algorithm 2 (arXiv:1904.00962); the bound of 10 as in fastai 2.8.
+    """
+    lists.lerp_(grad_avg, grads, 1 - mom)
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    scale = lists.sqrt(sqr_avg)
+    lists.div_(scale, math.sqrt(1 - sqr_mom**step))
+    lists.add_number_(scale, eps)
+    delta = lists.div(grad_avg, scale)
+    lists.div_(delta, 1 - mom**step)
+    ratios = [
+        torch.where((p == 0) | (d == 0), 1.0, (p / d).clamp(max=10.0))
+        for p, d in zip(lists.norm(params), lists.norm(delta), strict=True)
+    ]
+    lists.mul_each_(delta, ratios)
+    lists.add_(params, delta, -lr)
+    return grads
+
+
+@whole
+def larc_scale(params: Tensors, grads: Tensors, *, trust: float, clip: bool, eps: float, wd: float) -> Tensors:
+    """A rate for each tensor from its length: g' = g·r, r = trust·‖p‖ / (‖g‖ + wd·‖p‖ + eps), at most 1 with `clip`.
+
+    Source: You et al. 2017, equation 6 (arXiv:1708.03888); `clip` makes LARC of LARS.
+    """
+    rates = []
+    for p, g in zip(lists.norm(params), lists.norm(grads), strict=True):
+        rate = trust * p / (g + wd * p + eps)
+        rates.append(torch.where((p == 0) | (g == 0), 1.0, rate.clamp(max=1.0) if clip else rate))
+    return lists.mul(grads, rates)

@@ -9,7 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minilearn.optim import SGD, Adam, Optimizer
+from minilearn.optim import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Lamb,
+    Larc,
+    Lion,
+    NAdam,
+    Optimizer,
+    QHAdam,
+    RAdam,
+    RMSProp,
+    optimizer,
+)
 from minilearn.optim.groups import norm_and_bias_params, param_groups, set_hypers
 from minilearn.optim.steppers import sgd_step
 
@@ -40,28 +54,58 @@ def run(make: Make, dtype: torch.dtype, steps: int = 100) -> list[Tensor]:
     return [p.detach() for p in params]
 
 
+T = torch.optim
+BETAS = {"betas": (0.9, 0.99), "eps": 1e-5}
 PAIRS: dict[str, tuple[Make, Make]] = {
-    "SGD": (lambda p: SGD(p, 0.1), lambda p: torch.optim.SGD(p, 0.1)),
-    "SGD momentum": (lambda p: SGD(p, 0.1, mom=0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
+    "SGD": (lambda p: SGD(p, 0.1), lambda p: T.SGD(p, 0.1)),
+    "SGD momentum": (lambda p: SGD(p, 0.1, mom=0.9), lambda p: T.SGD(p, 0.1, momentum=0.9)),
     "SGD L2": (
         lambda p: SGD(p, 0.1, mom=0.9, wd=0.1, decouple_wd=False),
-        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+        lambda p: T.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
     ),
-    "Adam": (
-        lambda p: Adam(p, 0.01),
-        lambda p: torch.optim.AdamW(p, 0.01, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01),
+    "SGD Nesterov": (
+        lambda p: SGD(p, 0.1, mom=0.9, wd=0.1, decouple_wd=False, nesterov=True),
+        lambda p: T.SGD(p, 0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
     ),
+    "SGD dampening": (
+        lambda p: SGD(p, 0.1, mom=0.9, dampening=0.3),
+        lambda p: T.SGD(p, 0.1, momentum=0.9, dampening=0.3),
+    ),
+    "Adam": (lambda p: Adam(p, 0.01), lambda p: T.AdamW(p, 0.01, **BETAS, weight_decay=0.01)),
     "Adam other": (
         lambda p: Adam(p, 0.01, mom=0.8, sqr_mom=0.999, eps=1e-8, wd=0.1),
-        lambda p: torch.optim.AdamW(p, 0.01, betas=(0.8, 0.999), eps=1e-8, weight_decay=0.1),
+        lambda p: T.AdamW(p, 0.01, betas=(0.8, 0.999), eps=1e-8, weight_decay=0.1),
     ),
     "Adam L2": (
         lambda p: Adam(p, 0.01, wd=0.1, decouple_wd=False),
-        lambda p: torch.optim.Adam(p, 0.01, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.1),
+        lambda p: T.Adam(p, 0.01, **BETAS, weight_decay=0.1),
     ),
-    "Adam without decay": (
-        lambda p: Adam(p, 0.01, wd=0.0),
-        lambda p: torch.optim.Adam(p, 0.01, betas=(0.9, 0.99), eps=1e-5),
+    "Adam without decay": (lambda p: Adam(p, 0.01, wd=0.0), lambda p: T.Adam(p, 0.01, **BETAS)),
+    "RMSProp": (lambda p: RMSProp(p, 0.01), lambda p: T.RMSprop(p, 0.01)),
+    "RMSProp eps": (lambda p: RMSProp(p, 0.01, eps=0.1), lambda p: T.RMSprop(p, 0.01, eps=0.1)),
+    "RMSProp centred momentum L2": (
+        lambda p: RMSProp(p, 0.01, mom=0.9, sqr_mom=0.9, wd=0.1, decouple_wd=False, centered=True),
+        lambda p: T.RMSprop(p, 0.01, momentum=0.9, alpha=0.9, weight_decay=0.1, centered=True),
+    ),
+    "Adagrad": (lambda p: Adagrad(p, 0.1), lambda p: T.Adagrad(p, 0.1)),
+    "Adagrad L2": (
+        lambda p: Adagrad(p, 0.1, wd=0.1, decouple_wd=False),
+        lambda p: T.Adagrad(p, 0.1, weight_decay=0.1),
+    ),
+    "Adadelta": (lambda p: Adadelta(p, 1.0), lambda p: T.Adadelta(p, 1.0)),
+    "Adadelta L2": (
+        lambda p: Adadelta(p, 0.5, sqr_mom=0.95, eps=1e-5, wd=0.1, decouple_wd=False),
+        lambda p: T.Adadelta(p, 0.5, rho=0.95, eps=1e-5, weight_decay=0.1),
+    ),
+    "RAdam": (lambda p: RAdam(p, 0.01), lambda p: T.RAdam(p, 0.01, **BETAS)),
+    "RAdam decay": (
+        lambda p: RAdam(p, 0.01, sqr_mom=0.999, eps=1e-8, wd=0.1),
+        lambda p: T.RAdam(p, 0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, decoupled_weight_decay=True),
+    ),
+    "NAdam": (lambda p: NAdam(p, 0.01), lambda p: T.NAdam(p, 0.01, **BETAS)),
+    "NAdam decay": (
+        lambda p: NAdam(p, 0.01, mom_decay=0.01, wd=0.1),
+        lambda p: T.NAdam(p, 0.01, **BETAS, momentum_decay=0.01, weight_decay=0.1, decoupled_weight_decay=True),
     ),
 }
 
@@ -69,7 +113,12 @@ PAIRS: dict[str, tuple[Make, Make]] = {
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("name", PAIRS)
 def test_rule_equals_torchs_over_100_steps(name: str, dtype: torch.dtype, rtol: float) -> None:
-    mine, theirs = (run(make, dtype) for make in PAIRS[name])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # torch's NAdam keeps its product of momenta in the default precision
+    try:
+        mine, theirs = (run(make, dtype) for make in PAIRS[name])
+    finally:
+        torch.set_default_dtype(before)
     for p, q in zip(mine, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=rtol, atol=rtol)
 
@@ -293,3 +342,143 @@ def test_biases_of_every_name_are_spared_decay() -> None:
     assert attention.in_proj_bias in norm_and_bias_params(attention)
     assert recurrent.bias_ih_l0 in norm_and_bias_params(recurrent)
     assert recurrent.weight_ih_l0 not in norm_and_bias_params(recurrent)
+
+
+Rule = Callable[[Tensor, Tensor, dict[str, Tensor], int], Tensor]
+
+
+def naive_qhadam(p: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    s["m"], s["v"] = 0.9 * s.get("m", 0 * p) + 0.1 * g, 0.99 * s.get("v", 0 * p) + 0.01 * g * g
+    m, v = s["m"] / (1 - 0.9**t), s["v"] / (1 - 0.99**t)
+    return p - 0.01 * (0.3 * g + 0.7 * m) / ((0.2 * g * g + 0.8 * v).sqrt() + 1e-8)
+
+
+def naive_qhadam_with_nu_2_of_one(p: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    s["m"], s["v"] = 0.999 * s.get("m", 0 * p) + 0.001 * g, 0.999 * s.get("v", 0 * p) + 0.001 * g * g
+    m, v = s["m"] / (1 - 0.999**t), s["v"] / (1 - 0.999**t)
+    return p - 0.01 * (0.3 * g + 0.7 * m) / (v.sqrt() + 1e-8)
+
+
+def naive_lion(p: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    m = s.get("m", 0 * p)
+    s["m"] = 0.99 * m + 0.01 * g
+    return p * (1 - 0.01 * 0.1) - 0.01 * (0.9 * m + 0.1 * g).sign()
+
+
+def naive_lamb(p: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    s["m"], s["v"] = 0.9 * s.get("m", 0 * p) + 0.1 * g, 0.99 * s.get("v", 0 * p) + 0.01 * g * g
+    d = (s["m"] / (1 - 0.9**t)) / ((s["v"] / (1 - 0.99**t)).sqrt() + 1e-5)
+    q = min(float(p.norm() / d.norm()), 10.0) if float(p.norm()) and float(d.norm()) else 1.0
+    return p - 0.01 * q * d
+
+
+def naive_larc(p: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    r = float(0.02 * p.norm() / (g.norm() + 1e-8)) if float(p.norm()) and float(g.norm()) else 1.0
+    s["m"] = 0.9 * s.get("m", 0 * p) + min(r, 1.0) * g
+    return p - 0.1 * s["m"]
+
+
+def naive_lars(p: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    r = float(5.0 * p.norm() / (g.norm() + 1e-8)) if float(p.norm()) and float(g.norm()) else 1.0
+    s["m"] = 0.9 * s.get("m", 0 * p) + r * g
+    return p - 0.01 * s["m"]
+
+
+def naive_l1(p: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    s["m"] = 0.9 * s.get("m", 0 * p) + g + 0.05 * p.sign()
+    return p - 0.1 * s["m"]
+
+
+NAIVE: dict[str, tuple[Make, Rule]] = {
+    "QHAdam": (lambda p: QHAdam(p, 0.01, 0.9, 0.99, 0.7, 0.8), naive_qhadam),
+    "QHAdam default": (lambda p: QHAdam(p, 0.01), naive_qhadam_with_nu_2_of_one),
+    "Lion": (lambda p: Lion(p, 0.01, wd=0.1), naive_lion),
+    "Lamb": (lambda p: Lamb(p, 0.01), naive_lamb),
+    "Larc": (lambda p: Larc(p, 0.1), naive_larc),
+    "LARS": (lambda p: Larc(p, 0.01, clip=False, trust=5.0), naive_lars),
+    "SGD l1": (lambda p: SGD(p, 0.1, mom=0.9, l1=0.05), naive_l1),
+}
+
+
+@pytest.mark.parametrize("name", NAIVE)
+def test_rule_that_torch_lacks_equals_its_naive_version(name: str) -> None:
+    make, rule = NAIVE[name]
+    mine = run(make, torch.float64)
+    theirs = [p.detach().clone() for p in parameters(torch.float64)]
+    states: list[dict[str, Tensor]] = [{} for _ in theirs]
+    made = [0] * len(theirs)
+    generator = torch.Generator().manual_seed(1)
+    for i in range(100):
+        grads = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in theirs]
+        for j, g in enumerate(grads):
+            if j < len(theirs) - 1 or i % 3:
+                made[j] += 1
+                theirs[j] = rule(theirs[j], g, states[j], made[j])
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+EVERY = {**{name: mine for name, (mine, _) in PAIRS.items()}, **{name: mine for name, (mine, _) in NAIVE.items()}}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_all_forms_of_a_rule_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = run(EVERY[name], torch.float64, steps=20)
+    monkeypatch.setattr(optimizer, "fits_fused", lambda p: False)
+    by_steppers = run(EVERY[name], torch.float64, steps=20)
+    monkeypatch.setattr(optimizer, "BLOCK", 7)  # cuts the larger parameters, puts the smaller ones together
+    in_blocks = run(EVERY[name], torch.float64, steps=20)
+    for p, q, r in zip(usual, by_steppers, in_blocks, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(q, r, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_state_of_every_rule_goes_through_a_file_exactly(name: str) -> None:
+    def go(params: list[Tensor], opt: torch.optim.Optimizer, steps: range) -> None:
+        for i in steps:
+            generator = torch.Generator().manual_seed(i)
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+            opt.step()
+
+    straight = parameters(torch.float32)
+    go(straight, EVERY[name](straight), range(6))
+    first = parameters(torch.float32)
+    opt = EVERY[name](first)
+    go(first, opt, range(3))
+    file = io.BytesIO()
+    torch.save(opt.state_dict(), file)
+    file.seek(0)
+    second = [p.detach().clone().requires_grad_() for p in first]
+    resumed = EVERY[name](second)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    go(second, resumed, range(3, 6))
+    assert all(torch.equal(p, q) for p, q in zip(straight, second, strict=True))
+
+
+def test_nesterov_with_dampening_is_refused() -> None:
+    with pytest.raises(ValueError, match="give it without dampening"):
+        SGD([torch.ones(1, requires_grad=True)], 0.1, mom=0.9, nesterov=True, dampening=0.1)
+
+
+def test_pickled_optimizer_steps_like_the_original() -> None:
+    import pickle
+
+    model, opt = trained(Adam, 2)
+    twin_model, twin = pickle.loads(pickle.dumps((model, opt)))
+    for m, o in ((model, opt), (twin_model, twin)):
+        m(torch.ones(1, 3)).sum().backward()
+        o.step()
+    assert torch.equal(model.weight, twin_model.weight)
+
+
+def test_momentum_of_a_group_counts_in_rmsprop_too() -> None:
+    mine, theirs = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    ours = RMSProp([{"params": [mine], "mom": 0.9}], 0.01)
+    torchs = T.RMSprop([{"params": [theirs], "momentum": 0.9}], 0.01)
+    for _ in range(5):
+        mine.grad = theirs.grad = torch.ones(3)
+        ours.step()
+        torchs.step()
+    torch.testing.assert_close(mine, theirs)
