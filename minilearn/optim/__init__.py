@@ -1,4 +1,4 @@
-"""Optimizers: `steppers` (one function an update rule), `optimizer` (the engine), `recipes` (SGD, Adam, …), `groups`."""
+"""Optimizers: `steppers` (one function a rule), `optimizer` (the engine), `recipes` (SGD, Adam, …), `groups`."""
 
 from minilearn.optim.optimizer import Optimizer
 from minilearn.optim.recipes import (

@@ -9,6 +9,8 @@ adds wd·p to the gradients (L2); `l1` adds l1·sign(p) to the gradients. A hype
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from minilearn.optim import lists
 from minilearn.optim.optimizer import Optimizer
 from minilearn.optim.steppers import (
@@ -101,12 +103,10 @@ class RMSProp(Optimizer):
         centered: bool = False,
         l1: float = 0.0,
     ) -> None:
-        params = list(params)
-        plain = (
-            not centered and not any(group.get("mom", mom) for group in params if isinstance(group, dict)) and not mom
-        )
+        params = params if isinstance(params, Tensor) else list(params)
+        moves = mom or any(isinstance(group, dict) and group.get("mom") for group in params)
         scale = [centred_rms_scale if centered else rms_scale, momentum, sgd_step]
-        rules = [l1_reg, _decay(decouple_wd), *([rms_step] if plain else scale)]
+        rules = [l1_reg, _decay(decouple_wd), *(scale if centered or moves else [rms_step])]
         super().__init__(params, rules, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
 
 

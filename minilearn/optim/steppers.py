@@ -91,6 +91,17 @@ def sgd_step(params: Tensors, grads: Tensors, *, lr: float) -> Tensors:
     return grads
 
 
+def _average(grad_avg: Tensors, sqr_avg: Tensors, grads: Tensors, mom: float, sqr_mom: float) -> None:
+    """Adam's two averages: grad_avg ← mom·grad_avg + (1 - mom)·g, sqr_avg ← sqr_mom·sqr_avg + (1 - sqr_mom)·g²."""
+    lists.lerp_(grad_avg, grads, 1 - mom)
+    _average_square(sqr_avg, grads, sqr_mom)
+
+
+def _average_square(sqr_avg: Tensors, grads: Tensors, sqr_mom: float) -> None:
+    lists.mul_(sqr_avg, sqr_mom)
+    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+
+
 def adam_step(
     params: Tensors,
     grads: Tensors,
@@ -111,9 +122,7 @@ def adam_step(
 
     Source: Kingma and Ba 2015, algorithm 1 (arXiv:1412.6980).
     """
-    lists.lerp_(grad_avg, grads, 1 - mom)
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average(grad_avg, sqr_avg, grads, mom, sqr_mom)
     scale = lists.sqrt(sqr_avg)
     lists.div_(scale, math.sqrt(1 - sqr_mom**step))
     lists.add_number_(scale, eps)
@@ -129,8 +138,7 @@ def rms_scale(params: Tensors, grads: Tensors, sqr_avg: Tensors, *, sqr_mom: flo
 
     Source: Hinton, lecture 6e of "Neural Networks for Machine Learning", 2012; eps as in `torch.optim.RMSprop`.
     """
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average_square(sqr_avg, grads, sqr_mom)
     scale = lists.sqrt(sqr_avg)
     lists.add_number_(scale, eps)
     return lists.div(grads, scale)
@@ -138,8 +146,7 @@ def rms_scale(params: Tensors, grads: Tensors, sqr_avg: Tensors, *, sqr_mom: flo
 
 def rms_step(params: Tensors, grads: Tensors, sqr_avg: Tensors, *, lr: float, sqr_mom: float, eps: float) -> Tensors:
     """`rms_scale` and `sgd_step` with one pass less over the memory: p ← p - lr·g / (√sqr_avg + eps)."""
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average_square(sqr_avg, grads, sqr_mom)
     scale = lists.sqrt(sqr_avg)
     lists.add_number_(scale, eps)
     lists.addcdiv_(params, grads, scale, -lr)
@@ -153,8 +160,7 @@ def centred_rms_scale(
 
     Source: Graves 2013, equations 38 to 45 (arXiv:1308.0850); `torch.optim.RMSprop(centered=True)`.
     """
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average_square(sqr_avg, grads, sqr_mom)
     lists.lerp_(mean_avg, grads, 1 - sqr_mom)
     scale = lists.mul(mean_avg, mean_avg)
     lists.mul_(scale, -1.0)
@@ -185,8 +191,7 @@ def adadelta_step(
 
     Source: Zeiler 2012, algorithm 1 (arXiv:1212.5701).
     """
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average_square(sqr_avg, grads, sqr_mom)
     scale = lists.add_number(sqr_avg, eps)
     lists.sqrt_(scale)
     delta = lists.add_number(delta_avg, eps)
@@ -219,9 +224,7 @@ def radam_step(
 
     Source: Liu et al. 2020, algorithm 2 (arXiv:1908.03265); eps as in `torch.optim.RAdam`.
     """
-    lists.lerp_(grad_avg, grads, 1 - mom)
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average(grad_avg, sqr_avg, grads, mom, sqr_mom)
     debias, sqr_debias = 1 - mom**step, 1 - sqr_mom**step
     limit = 2 / (1 - sqr_mom) - 1
     r = limit - 2 * step * sqr_mom**step / sqr_debias
@@ -254,9 +257,7 @@ def nadam_step(
 
     Source: Dozat 2016, algorithm 2; `torch.optim.NAdam`.
     """
-    lists.lerp_(grad_avg, grads, 1 - mom)
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average(grad_avg, sqr_avg, grads, mom, sqr_mom)
     now, ahead = (mom * (1 - 0.5 * 0.96 ** (t * mom_decay)) for t in (step, step + 1))
     product = _momentum_product(mom, mom_decay, step)
     scale = lists.sqrt(sqr_avg)
@@ -302,9 +303,7 @@ def qhadam_step(
 
     Source: Ma and Yarats 2019, equation 9 (arXiv:1810.06801).
     """
-    lists.lerp_(grad_avg, grads, 1 - mom)
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average(grad_avg, sqr_avg, grads, mom, sqr_mom)
     if nu_2 == 1:
         scale = lists.sqrt(sqr_avg)
         lists.div_(scale, math.sqrt(1 - sqr_mom**step))
@@ -351,9 +350,7 @@ def lamb_step(
 
     Source: You et al. 2020, algorithm 2 (arXiv:1904.00962); the bound of 10 as in fastai 2.8.
     """
-    lists.lerp_(grad_avg, grads, 1 - mom)
-    lists.mul_(sqr_avg, sqr_mom)
-    lists.addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    _average(grad_avg, sqr_avg, grads, mom, sqr_mom)
     scale = lists.sqrt(sqr_avg)
     lists.div_(scale, math.sqrt(1 - sqr_mom**step))
     lists.add_number_(scale, eps)
