@@ -3,7 +3,7 @@
 The map, from the ground up; a file imports only from earlier ones:
 
 - `errors`, `tensors`: how a mistake is worded; tensors in nested batches.
-- `files`, `data`, `losses`, `checks`, `metrics`, `optim`, `plots`: parts that have not heard of a Learner.
+- `files`, `data`, `losses`, `checks`, `metrics`, `schedule`, `optim`, `plots`: parts that have not heard of a Learner.
 - `callback`, `loop`: the events, and the training loop written out once.
 - `callbacks`: behaviours of a fit, one a file.
 - `learner`: `Learner`, the loop plus the methods that a person types.

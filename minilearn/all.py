@@ -74,6 +74,7 @@ from minilearn.optim import (
     RMSProp,
 )
 from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
+from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
 
@@ -126,6 +127,11 @@ __all__ = [
     "RMSProp",
     "Recorder",
     "SGD",
+    "SchedCos",
+    "SchedExp",
+    "SchedLin",
+    "SchedNo",
+    "SchedPoly",
     "Split",
     "Tensor",
     "TerminateOnNaN",
@@ -134,6 +140,8 @@ __all__ = [
     "accuracy",
     "array",
     "batch_accuracy",
+    "combine_scheds",
+    "combined_cos",
     "default_device",
     "digits",
     "digits_sample",

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors",
-    "files", "data", "losses", "checks", "metrics", "optim", "plots",
+    "files", "data", "losses", "checks", "metrics", "schedule", "optim", "plots",
     "callback", "loop",
     "callbacks",
     "learner",
