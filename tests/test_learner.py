@@ -561,3 +561,17 @@ def test_argument_of_the_wrong_kind_is_named(make: Callable[[], object], message
     with pytest.raises((TypeError, ValueError)) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_precision_of_another_optimizers_averages_is_left_alone() -> None:
+    class Precise(torch.optim.SGD):
+        """Keeps an average in double precision."""
+
+        def step(self, closure: object = None) -> None:
+            for p in self.param_groups[0]["params"]:
+                self.state[p].setdefault("average", torch.zeros_like(p, dtype=torch.float64))
+
+    learn = learner(opt_func=Precise)
+    learn.fit(1)
+    learn.fit(1)
+    assert learn.opt.state[learn.model.weight]["average"].dtype is torch.float64

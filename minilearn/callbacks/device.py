@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from minilearn.callback import Callback
 from minilearn.callbacks.train_eval import TrainEval
+from minilearn.optim import Optimizer
 from minilearn.tensors import default_device, to_device
 
 
@@ -25,10 +26,12 @@ class DevicePlacement(Callback):
 
     def before_fit(self) -> None:
         self._target = self._place_model()
-        for p, state in self.opt.state.items():
-            for name, value in state.items():  # averages are where their parameter is, and of its type
+        for p, state in self.opt.state.items():  # the model may have been moved, or made double, since the last fit
+            for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == p.shape and p.ndim:
-                    state[name] = value.to(p.device, p.dtype)
+                    # Other optimizers may keep averages in a precision of their own.
+                    dtype = p.dtype if isinstance(self.opt, Optimizer) else value.dtype
+                    state[name] = value.to(p.device, dtype)
 
     def before_validate(self) -> None:
         self._target = self._place_model()
