@@ -133,7 +133,8 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for kind, params in self._alike(group["params"]).items():
+            wants_order = self._fused_for(group) is not None
+            for kind, params in self._alike(group["params"], wants_order).items():
                 self._apply(group, params, kind)
         return loss
 
@@ -146,7 +147,14 @@ class Optimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 p.grad = None
 
-    def _alike(self, params: list[Tensor]) -> dict[_Kind, list[Tensor]]:
+    def _fused_for(self, group: dict[str, Any]) -> _Call | None:
+        """The one call that does the work of all steppers, where the group's hyperparameters allow it."""
+        fused = self._fused
+        if fused is None or group.get("l1") or (fused.only_with is not None and not group[fused.only_with]):
+            return None
+        return fused
+
+    def _alike(self, params: list[Tensor], wants_order: bool) -> dict[_Kind, list[Tensor]]:
         """The parameters that have a gradient, in lists that one call can be made for.
 
         Almost always they are all of one kind, so each is only compared with the one before it.
@@ -164,7 +172,7 @@ class Optimizer(torch.optim.Optimizer):
             if self._counts_steps:
                 state = self.state[p]
                 step = state["step"] = state.get("step", 0) + 1
-            found = (p.device, p.dtype, step, self._fused is not None and in_order(p, grad))
+            found = (p.device, p.dtype, step, wants_order and in_order(p, grad))
             if found != kind:
                 kind = _Kind(*found)
                 same = alike.setdefault(kind, [])
@@ -174,17 +182,21 @@ class Optimizer(torch.optim.Optimizer):
     def _apply(self, group: dict[str, Any], params: list[Tensor], kind: _Kind) -> None:
         grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
         calls = [call for call in self._calls if call.only_with is None or group[call.only_with]]
-        fused = self._fused if kind.in_order and fits_fused(params[0]) and not group.get("l1") else None
-        if fused is not None and (fused.only_with is None or group[fused.only_with]):
+        fused = self._fused_for(group)
+        if fused is not None and kind.in_order and fits_fused(params[0]):
             calls = [fused]
         hypers = [{name: kind.step if name == "step" else group[name] for name in call.hypers} for call in calls]
-        names = list(dict.fromkeys(name for call in calls for name in call.states))
-        columns = [params, grads, *(self._state(name, params) for name in names)]
-        for block in [columns] if self._in_one_block(params, calls) else _blocks(columns):
-            block_params, block_grads = block[0], block[1]
-            states = dict(zip(names, block[2:], strict=True))
+        if self._in_one_block(params, calls):
             for call, values in zip(calls, hypers, strict=True):
-                block_grads = call.stepper(block_params, block_grads, *(states[n] for n in call.states), **values)
+                states = [self._state(name, params) for name in call.states]
+                grads = call.stepper(params, grads, *states, **values)
+            return
+        names = list(dict.fromkeys(name for call in calls for name in call.states))
+        for block in _blocks([params, grads, *(self._state(name, params) for name in names)]):
+            parts = dict(zip(names, block[2:], strict=True))
+            block_grads = block[1]
+            for call, values in zip(calls, hypers, strict=True):
+                block_grads = call.stepper(block[0], block_grads, *(parts[name] for name in call.states), **values)
 
     def _in_one_block(self, params: list[Tensor], calls: list[_Call]) -> bool:
         """Whether the rule goes over all parameters at once: a GPU has no use for blocks, nor has a single pass."""
