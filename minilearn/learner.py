@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,7 +18,6 @@ from minilearn.metrics import as_metrics
 from minilearn.optim import Adam
 from minilearn.optim.groups import param_groups, set_hypers
 
-C = TypeVar("C", bound=Callback)
 Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
 Splitter = Callable[[nn.Module], Sequence[Any]]
 

@@ -26,7 +26,7 @@ def test_star_import_gives_just_what_is_written_out() -> None:
 
 def test_what_is_written_out_is_sorted_and_there_once() -> None:
     names = minilearn.all.__all__
-    assert len(names) == len(set(names))
+    assert names == sorted(set(names))
     assert all(hasattr(minilearn.all, name) for name in names)
 
 

@@ -160,14 +160,14 @@ def fused_adagrad_(
     torch._fused_adagrad_(params, grads, sqr_sum, steps, maximize=False, **options)
 
 
-def in_order(p: Tensor, grad: Tensor) -> bool:
-    """Whether a parameter and its gradient lie in memory in the same order, without gaps.
+def in_order(p: Tensor, other: Tensor) -> bool:
+    """Whether a parameter and its gradient, or its state, lie in memory in the same order, without gaps.
 
     The fused kernels read memory as it comes, whatever the strides say.
     """
-    if p.is_contiguous() and grad.is_contiguous():
+    if p.is_contiguous() and other.is_contiguous():
         return True
-    return p.stride() == grad.stride() and p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last)
+    return p.stride() == other.stride() and p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last)
 
 
 def fits_fused(p: Tensor) -> bool:

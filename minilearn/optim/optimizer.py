@@ -204,12 +204,16 @@ class Optimizer(torch.optim.Optimizer):
         return self._wants_whole or single or params[0].device.type != "cpu" or sum(p.numel() for p in params) <= BLOCK
 
     def _state(self, name: str, params: list[Tensor]) -> list[Tensor]:
+        """A piece of state for each parameter, laid out in memory like it: the fused kernels go by memory alone."""
         found = []
         for p in params:
             state = self.state[p]
-            if name not in state:
-                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            found.append(state[name])
+            value = state.get(name)
+            if value is None:
+                value = state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            elif in_order(p, p) and not in_order(p, value):  # loaded, or the model has become channels-last since
+                value = state[name] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(value)
+            found.append(value)
         return found
 
 

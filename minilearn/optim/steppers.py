@@ -268,17 +268,21 @@ def nadam_step(
     return grads
 
 
-_products: dict[tuple[float, float], tuple[int, float]] = {}
-"""NAdam's product of momenta as it was last asked for, by the two hyperparameters: the next step is one factor on."""
+_products: dict[tuple[float, float, int], float] = {}
+"""NAdam's products of momenta, by the two hyperparameters and the step: each step is one factor on from the last."""
 
 
 def _momentum_product(mom: float, mom_decay: float, step: int) -> float:
-    at, product = _products.get((mom, mom_decay), (0, 1.0))
-    if at > step:
-        at, product = 0, 1.0
-    for t in range(at + 1, step + 1):
+    known = _products.get((mom, mom_decay, step))
+    if known is not None:
+        return known
+    before = _products.get((mom, mom_decay, step - 1))
+    first, product = (1, 1.0) if before is None else (step, before)
+    for t in range(first, step + 1):
         product *= mom * (1 - 0.5 * 0.96 ** (t * mom_decay))
-    _products[mom, mom_decay] = step, product
+    if len(_products) >= 10_000:
+        _products.clear()
+    _products[mom, mom_decay, step] = product
     return product
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -262,10 +261,6 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "cannot write to the data folder" in out
     assert "File too large" in out
     assert list((home / "minilearn" / "MNIST" / "raw").iterdir()) == []
-
-
-def test_limits_of_this_process_are_as_they_were() -> None:
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
 def test_mirrors_are_encrypted() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -482,3 +483,37 @@ def test_momentum_of_a_group_counts_in_rmsprop_too() -> None:
         ours.step()
         torchs.step()
     torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("change", ["model", "state"])
+@pytest.mark.parametrize("opt_func", [Adam, lambda p, lr: SGD(p, lr, mom=0.9), Adagrad])
+def test_state_of_another_memory_layout_is_laid_out_like_its_parameter(
+    opt_func: Callable[..., torch.optim.Optimizer], change: str
+) -> None:
+    def go(changed: bool) -> Tensor:
+        p = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        opt = opt_func([p], lr=0.1)
+        for i in range(4):
+            if changed and i == 2 and change == "model":
+                p.data = p.data.to(memory_format=torch.channels_last)
+            if changed and i == 2 and change == "state":
+                for name, value in opt.state[p].items():
+                    if isinstance(value, Tensor):
+                        opt.state[p][name] = value.to(memory_format=torch.channels_last)
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+            p.grad = p.grad.to(memory_format=torch.channels_last) if not p.is_contiguous() else p.grad
+            opt.step()
+        return p.detach().contiguous()
+
+    torch.testing.assert_close(go(changed=True), go(changed=False), rtol=1e-6, atol=1e-7)
+
+
+def test_momentum_products_of_nadam_do_not_depend_on_who_asked_before() -> None:
+    from minilearn.optim.steppers import _momentum_product, _products
+
+    def naive(step: int) -> float:
+        return math.prod(0.9 * (1 - 0.5 * 0.96 ** (t * 0.004)) for t in range(1, step + 1))
+
+    _products.clear()
+    for step in (5, 6, 2, 3, 6, 7, 1):
+        assert _momentum_product(0.9, 0.004, step) == pytest.approx(naive(step), rel=1e-12)
