@@ -209,13 +209,19 @@ def _unwrapped(func: Any) -> Any:
 def check_metrics(metrics: Iterable[Metric], batch: Batch) -> None:
     """Tries minilearn's own metric functions on a training batch, as they would fail only after the epoch.
 
+    Only where each row has one number as its target: training may have soft targets, or a model that gives more than
+    predictions, where validation has neither.
+
     Raises:
         ValueError: predictions and targets do not fit a metric, which a note names.
     """
+    pred, target = batch.pred, batch.yb[0] if len(batch.yb) == 1 else None
+    if not (isinstance(pred, Tensor) and isinstance(target, Tensor) and target.ndim and target.numel() == len(target)):
+        return
     for metric in metrics:
-        if isinstance(metric, AvgMetric) and getattr(metric.func, "__module__", "") == __name__ and batch.yb:
+        if isinstance(metric, AvgMetric) and getattr(metric.func, "__module__", "") == __name__:
             try:
-                metric.func(batch.pred.detach(), *batch.yb)
+                metric.func(pred.detach(), target)
             except ValueError as error:
                 error.add_note(f"raised by the metric '{metric.name}'")
                 raise

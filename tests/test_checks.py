@@ -169,3 +169,29 @@ def test_validation_batch_without_a_target_is_refused() -> None:
     learn = Learner(line_dls(), nn.Linear(3, 1), F.mse_loss)
     with pytest.raises(ValueError, match=r"the validation batch has no target.*float32 \(8, 3\)"):
         learn.validate(dl=[(X,)])
+
+
+def test_metric_is_no_false_alarm_where_only_training_has_soft_targets() -> None:
+    soft = torch.softmax(torch.randn(8, 3), dim=1)
+    learn = Learner(
+        DataLoaders([(X, soft)], [(X, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))]),
+        nn.Linear(3, 3),
+        F.cross_entropy,
+        metrics=accuracy,
+    )
+    with learn.no_logging():
+        learn.fit(1)
+    assert learn.recorder.values[0][2] is not None
+
+
+def test_metric_is_no_false_alarm_where_the_model_gives_more_in_training() -> None:
+    class Auxiliary(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            out = super().forward(x)
+            return (out, out) if self.training else out
+
+    def loss(pred: Any, target: Tensor) -> Tensor:
+        return F.cross_entropy(pred[0] if isinstance(pred, tuple) else pred, target)
+
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    assert fit(X, labels, Auxiliary(3, 3), loss, metrics=accuracy).recorder.values[0][2] is not None
