@@ -1,113 +1,189 @@
-"""Arithmetic on lists of tensors: each function is one call of torch's multi-tensor kernels.
+"""Arithmetic on lists of tensors: what the rules are written in.
 
-This is the one file that names torch's `_foreach_…` functions, which torch does not document as public;
+A name with a trailing underscore changes its first list; any other gives new tensors, and those of a `Pack` last only
+until the rule is done with this block of parameters. A list of several tensors is worked on by torch's multi-tensor
+kernels; a `Pack`, or a single tensor, by torch's ordinary ones.
+
+This is the one file that names torch's `_foreach_…` and `_fused_…` functions, which torch does not document as public;
 `tests/optim/test_lists.py` fails where a release of torch changes one.
 """
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from minilearn.optim.packs import Pack
 
 Tensors = list[Tensor]
 
 
 def add(a: Tensors, b: Tensors, alpha: float = 1.0) -> Tensors:
-    """a + alpha·b, in new tensors."""
-    return cast(Tensors, torch._foreach_add(a, b, alpha=alpha))
+    """a + alpha·b."""
+    return _new("add", a, b, alpha=alpha)
 
 
 def add_(a: Tensors, b: Tensors, alpha: float = 1.0) -> None:
     """a ← a + alpha·b."""
-    torch._foreach_add_(a, b, alpha=alpha)
+    _change("add", a, b, alpha=alpha)
 
 
 def add_number(a: Tensors, number: float) -> Tensors:
-    """a + number, in new tensors."""
-    return cast(Tensors, torch._foreach_add(a, number))
+    """a + number."""
+    return _new("add", a, number)
 
 
 def add_number_(a: Tensors, number: float) -> None:
     """a ← a + number."""
-    torch._foreach_add_(a, number)
+    _change("add", a, number)
+
+
+def mul(a: Tensors, b: Tensors) -> Tensors:
+    """a·b."""
+    return _new("mul", a, b)
 
 
 def mul_(a: Tensors, factor: float) -> None:
     """a ← factor·a."""
-    torch._foreach_mul_(a, factor)
-
-
-def mul(a: Tensors, b: Tensors) -> Tensors:
-    """a·b, in new tensors."""
-    return cast(Tensors, torch._foreach_mul(a, b))
+    _change("mul", a, factor)
 
 
 def mul_each_(a: Tensors, b: Tensors) -> None:
     """a ← a·b; a tensor of b may be a single number."""
-    torch._foreach_mul_(a, b)
+    _change("mul", a, b)
 
 
 def div(a: Tensors, b: Tensors) -> Tensors:
-    """a / b, in new tensors."""
-    return cast(Tensors, torch._foreach_div(a, b))
+    """a / b."""
+    return _new("div", a, b)
 
 
 def div_(a: Tensors, divisor: float) -> None:
     """a ← a / divisor."""
-    torch._foreach_div_(a, divisor)
+    _change("div", a, divisor)
 
 
 def div_each_(a: Tensors, b: Tensors) -> None:
     """a ← a / b."""
-    torch._foreach_div_(a, b)
+    _change("div", a, b)
 
 
 def lerp(a: Tensors, b: Tensors, weight: float) -> Tensors:
-    """a + weight·(b - a), in new tensors."""
-    return cast(Tensors, torch._foreach_lerp(a, b, weight))
+    """a + weight·(b - a)."""
+    return _new("lerp", a, b, weight)
 
 
 def lerp_(a: Tensors, b: Tensors, weight: float) -> None:
     """a ← a + weight·(b - a)."""
-    torch._foreach_lerp_(a, b, weight)
+    _change("lerp", a, b, weight)
 
 
 def addcmul_(a: Tensors, b: Tensors, c: Tensors, value: float) -> None:
     """a ← a + value·b·c."""
-    torch._foreach_addcmul_(a, b, c, value)
+    _change("addcmul", a, b, c, value=value)
 
 
 def addcdiv_(a: Tensors, b: Tensors, c: Tensors, value: float) -> None:
     """a ← a + value·b/c."""
-    torch._foreach_addcdiv_(a, b, c, value)
+    _change("addcdiv", a, b, c, value=value)
 
 
 def sqrt(a: Tensors) -> Tensors:
-    """√a, in new tensors."""
-    return cast(Tensors, torch._foreach_sqrt(a))
+    """√a."""
+    return _new("sqrt", a)
 
 
 def sqrt_(a: Tensors) -> None:
     """a ← √a."""
-    torch._foreach_sqrt_(a)
+    _change("sqrt", a)
 
 
 def sign(a: Tensors) -> Tensors:
-    """-1, 0 or 1, in new tensors."""
-    return cast(Tensors, torch._foreach_sign(a))
+    """-1, 0 or 1."""
+    return _new("sign", a)
 
 
 def sign_(a: Tensors) -> None:
     """a ← -1, 0 or 1."""
-    torch._foreach_sign_(a)
+    _change("sign", a)
 
 
-def norm(a: Tensors) -> Tensors:
-    """The Euclidean length of each tensor, as a tensor of one number."""
-    return cast(Tensors, torch._foreach_norm(a))
+def copy(a: Tensors) -> Tensors:
+    """The same numbers."""
+    if isinstance(a, Pack):
+        out = a.layout.fresh()
+        out.flat.copy_(a.flat)
+        return out
+    return [part.clone() for part in a]
 
 
-def fused_adam_(
+def zeros(like: Tensors) -> Tensors:
+    """Zeros."""
+    if isinstance(like, Pack):
+        out = like.layout.fresh()
+        out.flat.zero_()
+        return out
+    return [torch.zeros_like(part) for part in like]
+
+
+def norm(a: Tensors, like: Tensors | None = None) -> Tensor:
+    """The Euclidean length of each tensor, (tensors,); sooner known where `like` is a `Pack` of the same shapes."""
+    if len(a) == 1:
+        length: Tensor = torch.linalg.vector_norm(a[0])
+        return length.reshape(1)
+    if isinstance(like, Pack) and not isinstance(a, Pack) and _rows(like) is not None:
+        a = like.layout.gather(a)
+    rows = _rows(a)
+    lengths: Tensor = torch.stack(torch._foreach_norm(a)) if rows is None else torch.linalg.vector_norm(rows, dim=1)
+    return lengths
+
+
+def scale_each_(a: Tensors, factors: Tensor) -> None:
+    """Multiplies each tensor by a factor of its own, (tensors,)."""
+    if len(a) == 1:
+        a[0].mul_(factors.reshape(()))
+    elif (rows := _rows(a)) is not None:
+        rows.mul_(factors.unsqueeze(1))
+    else:
+        torch._foreach_mul_(a, list(factors.unbind()))
+
+
+def _rows(a: Tensors) -> Tensor | None:
+    """The tensors of a `Pack` as the rows of one matrix, where they all have the same shape."""
+    if isinstance(a, Pack) and a.layout.sizes[0] and all(shape == a.layout.shapes[0] for shape in a.layout.shapes):
+        return a.flat.view(len(a), -1)
+    return None
+
+
+def _change(name: str, a: Tensors, *others: Any, **numbers: float) -> None:
+    if isinstance(a, Pack):
+        getattr(a.flat, f"{name}_")(*_flats(others, a), **numbers)
+    elif len(a) == 1:
+        getattr(a[0], f"{name}_")(*(b[0] if isinstance(b, list) else b for b in others), **numbers)
+    else:
+        getattr(torch, f"_foreach_{name}_")(a, *others, **numbers)
+
+
+def _new(name: str, *operands: Any, **numbers: float) -> Tensors:
+    for a in operands:
+        if isinstance(a, Pack):
+            out = a.layout.fresh()
+            getattr(torch, name)(*_flats(operands, a), **numbers, out=out.flat)
+            return out
+    if len(operands[0]) == 1:
+        return [getattr(torch, name)(*(b[0] if isinstance(b, list) else b for b in operands), **numbers)]
+    return list(getattr(torch, f"_foreach_{name}")(*operands, **numbers))
+
+
+def _flats(operands: Iterable[Any], like: Pack) -> list[Any]:
+    """Each list of tensors as one tensor, laid out like the pack; numbers as they are."""
+    return [
+        a.flat if isinstance(a, Pack) else like.layout.gather(a).flat if isinstance(a, list) else a for a in operands
+    ]
+
+
+def adam_kernel_(
     params: Tensors,
     grads: Tensors,
     grad_avg: Tensors,
@@ -117,46 +193,42 @@ def fused_adam_(
     mom: float,
     sqr_mom: float,
     eps: float,
-    wd: float,
     step: int,
-    decoupled: bool = True,
+    l2: float = 0.0,
+    decay: float = 0.0,
 ) -> None:
-    """The whole update of Adam in one pass over the memory, with decoupled decay or L2."""
+    """All of Adam in one pass over the memory: `l2` adds to the gradient, `decay` is decoupled.
+
+    As of all kernels: for parameters, gradients and states of which `in_order` and `fits_fused` hold.
+    """
     steps = [torch.full((), float(step), device=params[0].device)] * len(params)
-    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-    options: Any = {"lr": lr, "beta1": mom, "beta2": sqr_mom, "weight_decay": wd, "eps": eps}
+    kernel = torch._fused_adamw_ if decay else torch._fused_adam_
+    options: Any = {"lr": lr, "beta1": mom, "beta2": sqr_mom, "weight_decay": decay or l2, "eps": eps}
     kernel(params, grads, grad_avg, sqr_avg, [], steps, amsgrad=False, maximize=False, **options)
 
 
-def fused_sgd_(
+def sgd_kernel_(
     params: Tensors,
     grads: Tensors,
     grad_avg: Tensors,
     *,
     lr: float,
-    mom: float,
-    wd: float,
-    decoupled: bool = True,
+    mom: float = 0.0,
+    dampening: float = 0.0,
+    l2: float = 0.0,
     nesterov: bool = False,
 ) -> None:
-    """SGD with momentum in one pass over the memory; the kernel has L2, decoupled decay comes before it."""
-    if decoupled and wd:
-        mul_(params, 1 - lr * wd)
-    options: Any = {"lr": lr, "momentum": mom, "weight_decay": 0.0 if decoupled else wd, "dampening": 0.0}
-    torch._fused_sgd_(params, grads, grad_avg, nesterov=nesterov, maximize=False, is_first_step=False, **options)
+    """All of SGD in one pass over the memory; without momentum `grad_avg` is empty."""
+    options: Any = {"lr": lr, "momentum": mom, "weight_decay": l2, "dampening": dampening, "nesterov": nesterov}
+    torch._fused_sgd_(params, grads, grad_avg, maximize=False, is_first_step=False, **options)
 
 
-fused_sgd_.only_with = "mom"  # type: ignore[attr-defined]
-
-
-def fused_adagrad_(
-    params: Tensors, grads: Tensors, sqr_sum: Tensors, *, lr: float, eps: float, wd: float, decoupled: bool = True
+def adagrad_kernel_(
+    params: Tensors, grads: Tensors, sqr_sum: Tensors, *, lr: float, eps: float, l2: float = 0.0
 ) -> None:
-    """Adagrad in one pass over the memory; the kernel has L2, decoupled decay comes before it."""
-    if decoupled and wd:
-        mul_(params, 1 - lr * wd)
+    """All of Adagrad in one pass over the memory."""
     steps = [torch.ones((), device=params[0].device)] * len(params)  # the kernel asks for them, for a decay we have not
-    options: Any = {"lr": lr, "lr_decay": 0.0, "weight_decay": 0.0 if decoupled else wd, "eps": eps}
+    options: Any = {"lr": lr, "lr_decay": 0.0, "weight_decay": l2, "eps": eps}
     torch._fused_adagrad_(params, grads, sqr_sum, steps, maximize=False, **options)
 
 

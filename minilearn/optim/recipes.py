@@ -9,9 +9,7 @@ adds wd·p to the gradients (L2); `l1` adds l1·sign(p) to the gradients. A hype
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
-from minilearn.optim import lists
+from minilearn.optim import kernels
 from minilearn.optim.optimizer import Optimizer
 from minilearn.optim.steppers import (
     Stepper,
@@ -20,7 +18,6 @@ from minilearn.optim.steppers import (
     adam_step,
     centred_rms_scale,
     dampened_momentum,
-    l1_reg,
     l2_reg,
     lamb_step,
     larc_scale,
@@ -31,7 +28,6 @@ from minilearn.optim.steppers import (
     qhadam_step,
     radam_step,
     rms_scale,
-    rms_step,
     sgd_step,
     weight_decay,
 )
@@ -69,9 +65,12 @@ class SGD(Optimizer):
         if nesterov and dampening:
             raise ValueError("SGD: nesterov looks ahead along the whole momentum: give it without dampening")
         average = nesterov_momentum if nesterov else dampened_momentum if dampening else momentum
-        rules = [l1_reg, _decay(decouple_wd), average, sgd_step]
-        fused = None if dampening else partial(lists.fused_sgd_, decoupled=decouple_wd, nesterov=nesterov)
-        super().__init__(params, rules, fused=fused, lr=lr, mom=mom, wd=wd, dampening=dampening, l1=l1)
+        rules = [_decay(decouple_wd), average, sgd_step]
+        fast = [partial(kernels.plain_sgd, decouple_wd=decouple_wd)]
+        if not dampening:
+            fast.append(partial(kernels.sgd, decouple_wd=decouple_wd, nesterov=nesterov))
+        hypers = {"lr": lr, "mom": mom, "wd": wd, "dampening": dampening, "l1": l1}
+        super().__init__(params, rules, kernels=fast, sparse=True, **hypers)
 
 
 class RMSProp(Optimizer):
@@ -103,11 +102,9 @@ class RMSProp(Optimizer):
         centered: bool = False,
         l1: float = 0.0,
     ) -> None:
-        params = params if isinstance(params, Tensor) else list(params)
-        moves = mom or any(isinstance(group, dict) and group.get("mom") for group in params)
-        scale = [centred_rms_scale if centered else rms_scale, momentum, sgd_step]
-        rules = [l1_reg, _decay(decouple_wd), *(scale if centered or moves else [rms_step])]
-        super().__init__(params, rules, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        rules = [_decay(decouple_wd), centred_rms_scale if centered else rms_scale, momentum, sgd_step]
+        fast = [] if centered or not decouple_wd else [kernels.rms_prop]
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
 
 
 class Adagrad(Optimizer):
@@ -133,9 +130,8 @@ class Adagrad(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        fused = partial(lists.fused_adagrad_, decoupled=decouple_wd)
-        rules = [l1_reg, _decay(decouple_wd), adagrad_step]
-        super().__init__(params, rules, fused=fused, lr=lr, eps=eps, wd=wd, l1=l1)
+        rules, fast = [_decay(decouple_wd), adagrad_step], [partial(kernels.adagrad, decouple_wd=decouple_wd)]
+        super().__init__(params, rules, kernels=fast, sparse=True, lr=lr, eps=eps, wd=wd, l1=l1)
 
 
 class Adadelta(Optimizer):
@@ -163,7 +159,7 @@ class Adadelta(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), adadelta_step]
+        rules = [_decay(decouple_wd), adadelta_step]
         super().__init__(params, rules, lr=lr, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
 
 
@@ -195,9 +191,8 @@ class Adam(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), adam_step]
-        fused = partial(lists.fused_adam_, decoupled=decouple_wd)
-        super().__init__(params, rules, fused=fused, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        rules, fast = [_decay(decouple_wd), adam_step], [partial(kernels.adam, decouple_wd=decouple_wd)]
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
 
 
 class RAdam(Optimizer):
@@ -227,8 +222,8 @@ class RAdam(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), radam_step]
-        super().__init__(params, rules, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        rules, fast = [_decay(decouple_wd), radam_step], [partial(kernels.radam, decouple_wd=decouple_wd)]
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
 
 
 class NAdam(Optimizer):
@@ -260,8 +255,10 @@ class NAdam(Optimizer):
         mom_decay: float = 4e-3,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), nadam_step]
-        super().__init__(params, rules, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, mom_decay=mom_decay, l1=l1)
+        rules, fast = [_decay(decouple_wd), nadam_step], [kernels.nadam] if decouple_wd else []
+        super().__init__(
+            params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, mom_decay=mom_decay, l1=l1
+        )
 
 
 class QHAdam(Optimizer):
@@ -295,8 +292,10 @@ class QHAdam(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), qhadam_step]
-        super().__init__(params, rules, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd, l1=l1)
+        rules, fast = [_decay(decouple_wd), qhadam_step], [kernels.qhadam] if decouple_wd else []
+        super().__init__(
+            params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd, l1=l1
+        )
 
 
 class Lion(Optimizer):
@@ -324,7 +323,7 @@ class Lion(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), lion_step]
+        rules = [_decay(decouple_wd), lion_step]
         super().__init__(params, rules, lr=lr, mom=mom, avg_mom=avg_mom, wd=wd, l1=l1)
 
 
@@ -355,8 +354,8 @@ class Lamb(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), lamb_step]
-        super().__init__(params, rules, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        rules, fast = [_decay(decouple_wd), lamb_step], [kernels.lamb] if decouple_wd else []
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
 
 
 class Larc(Optimizer):
@@ -388,7 +387,7 @@ class Larc(Optimizer):
         *,
         l1: float = 0.0,
     ) -> None:
-        rules = [l1_reg, _decay(decouple_wd), larc_scale, momentum, sgd_step]
+        rules = [_decay(decouple_wd), larc_scale, momentum, sgd_step]
         super().__init__(params, rules, lr=lr, mom=mom, clip=clip, trust=trust, eps=eps, wd=wd, l1=l1)
 
 

@@ -144,15 +144,6 @@ def rms_scale(params: Tensors, grads: Tensors, sqr_avg: Tensors, *, sqr_mom: flo
     return lists.div(grads, scale)
 
 
-def rms_step(params: Tensors, grads: Tensors, sqr_avg: Tensors, *, lr: float, sqr_mom: float, eps: float) -> Tensors:
-    """`rms_scale` and `sgd_step` with one pass less over the memory: p ← p - lr·g / (√sqr_avg + eps)."""
-    _average_square(sqr_avg, grads, sqr_mom)
-    scale = lists.sqrt(sqr_avg)
-    lists.add_number_(scale, eps)
-    lists.addcdiv_(params, grads, scale, -lr)
-    return grads
-
-
 def centred_rms_scale(
     params: Tensors, grads: Tensors, sqr_avg: Tensors, mean_avg: Tensors, *, sqr_mom: float, eps: float
 ) -> Tensors:
@@ -185,7 +176,7 @@ def adadelta_step(
     """Steps in the parameters' own units: as large as recent steps, as far as the gradient is larger than recent ones.
 
     sqr_avg ← sqr_mom·sqr_avg + (1 - sqr_mom)·g²
-    d = g · √(delta_avg + eps) / √(sqr_avg + eps)
+    d = g · √((delta_avg + eps) / (sqr_avg + eps))
     delta_avg ← sqr_mom·delta_avg + (1 - sqr_mom)·d²
     p ← p - lr·d
 
@@ -193,10 +184,9 @@ def adadelta_step(
     """
     _average_square(sqr_avg, grads, sqr_mom)
     scale = lists.add_number(sqr_avg, eps)
-    lists.sqrt_(scale)
     delta = lists.add_number(delta_avg, eps)
-    lists.sqrt_(delta)
     lists.div_each_(delta, scale)
+    lists.sqrt_(delta)
     lists.mul_each_(delta, grads)
     lists.mul_(delta_avg, sqr_mom)
     lists.addcmul_(delta_avg, delta, delta, 1 - sqr_mom)
@@ -225,17 +215,21 @@ def radam_step(
     Source: Liu et al. 2020, algorithm 2 (arXiv:1908.03265); eps as in `torch.optim.RAdam`.
     """
     _average(grad_avg, sqr_avg, grads, mom, sqr_mom)
-    debias, sqr_debias = 1 - mom**step, 1 - sqr_mom**step
-    limit = 2 / (1 - sqr_mom) - 1
-    r = limit - 2 * step * sqr_mom**step / sqr_debias
-    if r <= 5:
+    debias, trust = 1 - mom**step, radam_trust(sqr_mom, step)
+    if trust is None:
         lists.add_(params, grad_avg, -lr / debias)
         return grads
-    trust = math.sqrt((r - 4) * (r - 2) * limit / ((limit - 4) * (limit - 2) * r))
     scale = lists.sqrt(sqr_avg)
     lists.add_number_(scale, eps)
-    lists.addcdiv_(params, grad_avg, scale, -lr * trust * math.sqrt(sqr_debias) / debias)
+    lists.addcdiv_(params, grad_avg, scale, -lr * trust * math.sqrt(1 - sqr_mom**step) / debias)
     return grads
+
+
+def radam_trust(sqr_mom: float, step: int) -> float | None:
+    """How far the average of g² can be trusted, v in `radam_step`; None where not at all."""
+    limit = 2 / (1 - sqr_mom) - 1
+    r = limit - 2 * step * sqr_mom**step / (1 - sqr_mom**step)
+    return math.sqrt((r - 4) * (r - 2) * limit / ((limit - 4) * (limit - 2) * r)) if r > 5 else None
 
 
 def nadam_step(
@@ -258,14 +252,20 @@ def nadam_step(
     Source: Dozat 2016, algorithm 2; `torch.optim.NAdam`.
     """
     _average(grad_avg, sqr_avg, grads, mom, sqr_mom)
-    now, ahead = (mom * (1 - 0.5 * 0.96 ** (t * mom_decay)) for t in (step, step + 1))
-    product = _momentum_product(mom, mom_decay, step)
+    avg_share, grad_share = nadam_shares(mom, mom_decay, step)
     scale = lists.sqrt(sqr_avg)
     lists.div_(scale, math.sqrt(1 - sqr_mom**step))
     lists.add_number_(scale, eps)
-    lists.addcdiv_(params, grads, scale, -lr * (1 - now) / (1 - product))
-    lists.addcdiv_(params, grad_avg, scale, -lr * ahead / (1 - product * ahead))
+    lists.addcdiv_(params, grads, scale, -lr * grad_share)
+    lists.addcdiv_(params, grad_avg, scale, -lr * avg_share)
     return grads
+
+
+def nadam_shares(mom: float, mom_decay: float, step: int) -> tuple[float, float]:
+    """What the average and the gradient count in NAdam's direction."""
+    now, ahead = (mom * (1 - 0.5 * 0.96 ** (t * mom_decay)) for t in (step, step + 1))
+    product = _momentum_product(mom, mom_decay, step)
+    return ahead / (1 - product * ahead), (1 - now) / (1 - product)
 
 
 _products: dict[tuple[float, float, int], float] = {}
@@ -317,9 +317,15 @@ def qhadam_step(
         lists.add_(scale, sqr_avg, nu_2 / (1 - sqr_mom**step))
         lists.sqrt_(scale)
     lists.add_number_(scale, eps)
-    lists.addcdiv_(params, grads, scale, -lr * (1 - nu_1))
-    lists.addcdiv_(params, grad_avg, scale, -lr * nu_1 / (1 - mom**step))
+    avg_share, grad_share = qhadam_shares(mom, nu_1, step)
+    lists.addcdiv_(params, grads, scale, -lr * grad_share)
+    lists.addcdiv_(params, grad_avg, scale, -lr * avg_share)
     return grads
+
+
+def qhadam_shares(mom: float, nu_1: float, step: int) -> tuple[float, float]:
+    """What the average and the gradient count in QHAdam's direction."""
+    return nu_1 / (1 - mom**step), 1 - nu_1
 
 
 def lion_step(params: Tensors, grads: Tensors, grad_avg: Tensors, *, lr: float, mom: float, avg_mom: float) -> Tensors:
@@ -328,9 +334,9 @@ def lion_step(params: Tensors, grads: Tensors, grad_avg: Tensors, *, lr: float, 
     Source: Chen et al. 2023, algorithm 2 (arXiv:2302.06675).
     """
     direction = lists.lerp(grad_avg, grads, 1 - mom)
+    lists.lerp_(grad_avg, grads, 1 - avg_mom)  # before the step: what it reads is in the cache now
     lists.sign_(direction)
     lists.add_(params, direction, -lr)
-    lists.lerp_(grad_avg, grads, 1 - avg_mom)
     return grads
 
 
@@ -360,13 +366,15 @@ def lamb_step(
     lists.add_number_(scale, eps)
     delta = lists.div(grad_avg, scale)
     lists.div_(delta, 1 - mom**step)
-    ratios = [
-        torch.where((p == 0) | (d == 0), 1.0, (p / d).clamp(max=10.0))
-        for p, d in zip(lists.norm(params), lists.norm(delta), strict=True)
-    ]
-    lists.mul_each_(delta, ratios)
+    lists.scale_each_(delta, lamb_ratio(lists.norm(params), lists.norm(delta)))
     lists.add_(params, delta, -lr)
     return grads
+
+
+def lamb_ratio(param_norm: Tensor, delta_norm: Tensor) -> Tensor:
+    """What each tensor's step is multiplied by, q in `lamb_step`: (tensors,)."""
+    ratio = (param_norm / delta_norm).clamp(max=10.0)
+    return torch.where((param_norm == 0) | (delta_norm == 0), 1.0, ratio)
 
 
 @whole
@@ -375,8 +383,9 @@ def larc_scale(params: Tensors, grads: Tensors, *, trust: float, clip: bool, eps
 
     Source: You et al. 2017, equation 6 (arXiv:1708.03888); `clip` makes LARC of LARS.
     """
-    rates = []
-    for p, g in zip(lists.norm(params), lists.norm(grads), strict=True):
-        rate = trust * p / (g + wd * p + eps)
-        rates.append(torch.where((p == 0) | (g == 0), 1.0, rate.clamp(max=1.0) if clip else rate))
-    return lists.mul(grads, rates)
+    param_norm, grad_norm = lists.norm(params), lists.norm(grads)
+    rate = trust * param_norm / (grad_norm + wd * param_norm + eps)
+    rate = torch.where((param_norm == 0) | (grad_norm == 0), 1.0, rate.clamp(max=1.0) if clip else rate)
+    scaled = lists.copy(grads)
+    lists.scale_each_(scaled, rate)
+    return scaled

@@ -23,6 +23,7 @@ from minilearn.optim import (
     QHAdam,
     RAdam,
     RMSProp,
+    blocks,
     optimizer,
 )
 from minilearn.optim.groups import norm_and_bias_params, param_groups, set_hypers
@@ -427,7 +428,8 @@ def test_all_forms_of_a_rule_give_the_same(name: str, monkeypatch: pytest.Monkey
     usual = run(EVERY[name], torch.float64, steps=20)
     monkeypatch.setattr(optimizer, "fits_fused", lambda p: False)
     by_steppers = run(EVERY[name], torch.float64, steps=20)
-    monkeypatch.setattr(optimizer, "BLOCK", 7)  # cuts the larger parameters, puts the smaller ones together
+    monkeypatch.setattr(blocks, "SMALL", 6)
+    monkeypatch.setattr(blocks, "BLOCK", 7)  # cuts the larger parameters, puts the smaller ones together
     in_blocks = run(EVERY[name], torch.float64, steps=20)
     for p, q, r in zip(usual, by_steppers, in_blocks, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
