@@ -15,8 +15,8 @@ from minilearn.data.loader import DataLoaders
 from minilearn.errors import describe, in_range, whole
 from minilearn.loop import OF_A_BATCH, OF_A_PART, Loop
 from minilearn.metrics import as_metrics
-from minilearn.optim import Adam
-from minilearn.optim.groups import param_groups, set_hypers
+from minilearn.optim import Adam, groups
+from minilearn.optim.groups import Spread
 
 Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
 Splitter = Callable[[nn.Module], Sequence[Any]]
@@ -38,15 +38,16 @@ class Learner(Loop):
         loss_func: called with the model's output and the batch's targets, gives a scalar. Without one, the loss
             follows from the first batch, and a line says which was taken.
         opt_func: called with parameter groups and ``lr=``, gives a `torch.optim.Optimizer`.
-        lr: the learning rate of a `fit` that names none.
-        splitter: gives the parameters to train, or lists of them (groups), from the model.
+        lr: the learning rate of a `fit` that names none; as there, one number or one for each layer.
+        splitter: gives the parameters to train, or lists of them, one for each layer, from the model.
         cbs: callbacks beside the default ones; one of a default's class takes its place.
         metrics: functions of (pred, target), `Metric`s or torchmetrics objects, one or several.
         path: the folder for what is saved; by default the loaders'.
         model_dir: the folder below `path` for models.
         wd: weight decay for every group; None leaves the optimizer's own default.
         wd_bn_bias: whether weight decay is for normalisation layers and biases too.
-        train_bn: whether normalisation layers of frozen groups go on training.
+        train_bn: whether the parameters of normalisation layers are trained in frozen layers too. The running averages
+            of batch normalisation go on in either case.
         moms: the momenta at the start, the middle and the end of a one-cycle schedule.
         default_cbs: whether the default callbacks are there: training mode and counters, device, recorder, progress.
     Raises:
@@ -68,7 +69,7 @@ class Learner(Loop):
         model: nn.Module,
         loss_func: Callable[..., Tensor] | None = None,
         opt_func: Callable[..., Optimizer] = Adam,
-        lr: float = 1e-3,
+        lr: Spread = 1e-3,
         splitter: Splitter = trainable_params,
         cbs: Callbacks = None,
         metrics: Any = None,
@@ -94,7 +95,7 @@ class Learner(Loop):
             raise TypeError(f"loss_func must be a function or a module, got {describe(loss_func)}")
         self.dls = DataLoaders.of(dls)
         self.model, self.loss_func, self.opt_func, self.splitter = model, loss_func, opt_func, splitter
-        self.lr = in_range("lr", lr, 0)
+        self.lr = groups.numbers_of(lr, "lr")
         self.wd = None if wd is None else in_range("wd", wd, 0)
         self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, moms
         self.metrics = as_metrics(metrics)
@@ -112,7 +113,7 @@ class Learner(Loop):
     def fit(
         self,
         n_epoch: int,
-        lr: float | None = None,
+        lr: Spread | None = None,
         wd: float | None = None,
         cbs: Callbacks = None,
         reset_opt: bool = False,
@@ -124,7 +125,8 @@ class Learner(Loop):
 
         Args:
             n_epoch: the number at which epochs end.
-            lr: learning rate; by default the Learner's.
+            lr: learning rate; by default the Learner's. For each layer that `splitter` gives: a list, or
+                ``slice(first, last)`` by equal factors, or ``slice(last)`` with a tenth of it before.
             wd: weight decay; by default the Learner's, and where that has none either, it stays as it is.
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
@@ -136,12 +138,14 @@ class Learner(Loop):
         self._not_running()
         self.n_epoch = whole("n_epoch", n_epoch)
         start_epoch = whole("start_epoch", start_epoch)
-        lr = self.lr if lr is None else in_range("lr", lr, 0)
+        lr = self.lr if lr is None else groups.numbers_of(lr, "lr")
         wd = self.wd if wd is None else in_range("wd", wd, 0)
         self._take_stock()
         if reset_opt or self._opt_is_stale():
             self.create_opt()
-        set_hypers(self.opt, lr=lr, wd=wd)
+        if not groups.has_trainable(self.opt):
+            raise ValueError(groups.NOTHING_TO_TRAIN.format(type(self.model).__name__))
+        groups.set_hypers(self.opt, lr=lr, wd=wd)
         with self.added_cbs(cbs):
             self._fit(start_epoch)
 
@@ -192,17 +196,15 @@ class Learner(Loop):
         """Takes `dls` and `metrics` as they were set since, in the forms that the constructor takes too."""
         self.dls, self.metrics = DataLoaders.of(self.dls), as_metrics(self.metrics)
 
-    def _param_groups(self) -> list[dict[str, Any]]:
-        return param_groups(self.model, self.splitter(self.model), wd_bn_bias=self.wd_bn_bias)
-
     def _opt_is_stale(self) -> bool:
         """Whether there is no optimizer yet, or the one that was made trains other parameters than the model's."""
         if "opt" not in self.__dict__:
             return True
-        opt, opt_func, params = self._made
+        opt, opt_func, made = self.__dict__.get("_made", (None, None, {}))
         if self.opt is not opt:  # set by hand: the user knows
             return False
-        if opt_func is self.opt_func and params == [id(p) for group in self._param_groups() for p in group["params"]]:
+        found = self.splitter(self.model)
+        if opt_func is self.opt_func and groups.still_made_of(made, self.model, found, wd_bn_bias=self.wd_bn_bias):
             return False
         self.logger("a new optimizer is made, as the model's parameters, or opt_func, are others than before")
         return True
@@ -216,13 +218,32 @@ class Learner(Loop):
             ValueError: there is no parameter to train.
             TypeError: `opt_func` gives no optimizer.
         """
-        groups = self._param_groups()
-        opt = self.opt_func(groups, lr=self.lr)
+        given = groups.param_groups(self.model, self.splitter(self.model), wd_bn_bias=self.wd_bn_bias)
+        opt = self.opt_func(given, lr=groups.spread(self.lr, given[-1]["layer"] + 1, "lr")[-1])
         if not all(hasattr(opt, name) for name in ("param_groups", "step", "zero_grad")):
             raise TypeError(f"opt_func must give a torch.optim.Optimizer, got {describe(opt)}")
         self.opt = opt
-        self._made = opt, self.opt_func, [id(p) for group in groups for p in group["params"]]
-        set_hypers(self.opt)
+        self._made = opt, self.opt_func, groups.made_of(given)
+        groups.set_hypers(self.opt, lr=self.lr)
+
+    def freeze_to(self, n: int) -> None:
+        """Freezes the layers before number `n`, as `splitter` gives them, and trains those from `n` on.
+
+        The optimizer goes on with its averages. Normalisation layers are trained in frozen layers too, with `train_bn`.
+        """
+        if self._opt_is_stale():
+            self.create_opt()
+        groups.freeze_to(self.opt, n, train_bn=self.train_bn)
+        if note := groups.freeze_note(self.opt, self.model, n):
+            self.logger(note)
+
+    def freeze(self) -> None:
+        """Freezes all layers but the last: `freeze_to(-1)`."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Trains all layers: `freeze_to(0)`."""
+        self.freeze_to(0)
 
     # ---- callbacks ----
 

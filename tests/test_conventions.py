@@ -25,7 +25,19 @@ ROOMS = [
 ]  # fmt: skip
 ROOM_ORDER = {
     "data": ["download", "idx", "handwritten", "loader", "__init__"],
-    "optim": ["packs", "lists", "blocks", "steppers", "kernels", "optimizer", "recipes", "groups", "__init__"],
+    "optim": [
+        "packs",
+        "lists",
+        "blocks",
+        "steppers",
+        "kernels",
+        "hypers",
+        "groups",
+        "optimizer",
+        "recipes",
+        "wrapper",
+        "__init__",
+    ],
     "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "__init__"],
     "vision": ["compat", "__init__"],
 }

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, Tra
 from minilearn.data import DataLoader, DataLoaders, digits, digits_sample
 from minilearn.learner import Learner
 from minilearn.metrics import accuracy, mse
-from minilearn.optim import SGD, Adam
+from minilearn.optim import SGD, Adam, OptimWrapper
 
 
 def learner(dls: object = None, model: nn.Module | None = None, **kwargs: object) -> Learner:
@@ -575,3 +576,212 @@ def test_precision_of_another_optimizers_averages_is_left_alone() -> None:
     learn.fit(1)
     learn.fit(1)
     assert learn.opt.state[learn.model.weight]["average"].dtype is torch.float64
+
+
+# ---- layers: rates of their own, freezing ----
+
+
+def layered_model() -> nn.Sequential:
+    """Three layers: a linear one with a norm, a linear one, a weight."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Linear(4, 4), nn.Linear(4, 1, bias=False)
+    )
+
+
+def by_layer(model: nn.Module) -> list[Iterator[nn.Parameter]]:
+    return [layer.parameters() for layer in model.children()]
+
+
+def layered(**kwargs: object) -> Learner:
+    return learner(**{"model": layered_model(), "splitter": by_layer, **kwargs})
+
+
+def moved_names(learn: Learner, **kwargs: object) -> list[str]:
+    """The parameters that another fit changes, by a bit at least."""
+    before = copy.deepcopy(dict(learn.model.named_parameters()))
+    learn.fit(1, **kwargs)  # type: ignore[arg-type]
+    return [name for name, p in learn.model.named_parameters() if not torch.equal(p, before[name])]
+
+
+WEIGHTS = ["0.0.weight", "0.1.weight", "0.1.bias", "1.weight", "1.bias", "2.weight"]
+"""All but the bias before the norm, which has no effect on the loss but by rounding."""
+OPT_FUNCS = [SGD, Adam, torch.optim.SGD, torch.optim.AdamW, partial(OptimWrapper, opt=torch.optim.AdamW, mom=0.8)]
+
+
+def rates(learn: Learner) -> list[float]:
+    return [group["lr"] for group in learn.opt.param_groups]
+
+
+@pytest.mark.parametrize("opt_func", OPT_FUNCS)
+def test_fit_takes_a_rate_for_each_layer(opt_func: Callable[..., torch.optim.Optimizer]) -> None:
+    learn = layered(opt_func=opt_func)
+    learn.fit(1, lr=slice(1e-4, 1e-2))
+    assert rates(learn) == pytest.approx([1e-4, 1e-4, 1e-3, 1e-3, 1e-2])
+    learn.fit(1, lr=slice(1e-2))
+    assert rates(learn) == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-2])
+    learn.fit(1, lr=[1e-4, 2e-4, 3e-4])
+    assert rates(learn) == [1e-4, 1e-4, 2e-4, 2e-4, 3e-4]
+    learn.fit(1, lr=1e-3)
+    assert rates(learn) == [1e-3] * 5
+
+
+@pytest.mark.parametrize("opt_func", OPT_FUNCS)
+def test_learner_has_a_rate_for_each_layer(opt_func: Callable[..., torch.optim.Optimizer]) -> None:
+    learn = layered(opt_func=opt_func, lr=slice(1e-4, 1e-2))
+    learn.create_opt()
+    assert rates(learn) == pytest.approx([1e-4, 1e-4, 1e-3, 1e-3, 1e-2])
+    learn.fit(1, lr=0.5)
+    learn.fit(1)
+    assert rates(learn) == pytest.approx([1e-4, 1e-4, 1e-3, 1e-3, 1e-2])
+
+
+def test_single_layer_has_the_last_rate_of_a_slice() -> None:
+    learn = learner(lr=slice(1e-4, 1e-2))
+    learn.fit(1)
+    assert rates(learn) == [1e-2, 1e-2]
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: layered(lr=slice(0, 1)), "lr must be a slice between numbers greater than 0"),
+        (lambda: layered(lr=[0.1, -0.1]), "lr must be a finite number of at least 0, got -0.1"),
+        (lambda: layered(lr=[0.1, 0.2]).fit(1), "lr must be one number, or one for each of the 3 layers, got 2"),
+        (
+            lambda: layered().fit(1, lr=[0.1, 0.2]),
+            "Adam: lr must be one number, or one for each of the 3 layers, got 2",
+        ),
+        (lambda: layered().fit(1, lr=slice(None)), "lr must be slice(last) or slice(first, last), got slice(None"),
+        (lambda: layered(opt_func=torch.optim.SparseAdam, wd=0.1).fit(1), "SparseAdam has no hyperparameter 'wd'"),
+        (lambda: layered().freeze_to(-4), "n must be a whole number of at least -3, got -4"),
+    ],
+)
+def test_bad_rates_and_layers_are_refused(act: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        act()
+
+
+@pytest.mark.parametrize("opt_func", OPT_FUNCS)
+@pytest.mark.parametrize("train_bn", [True, False])
+def test_freeze_trains_the_last_layer_and_norms_with_train_bn(
+    opt_func: Callable[..., torch.optim.Optimizer], train_bn: bool
+) -> None:
+    learn = layered(opt_func=opt_func, train_bn=train_bn, wd=0.1)
+    learn.fit(1)
+    learn.freeze()
+    assert moved_names(learn, lr=0.1) == [*(["0.1.weight", "0.1.bias"] if train_bn else []), "2.weight"]
+    learn.unfreeze()
+    assert set(moved_names(learn, lr=0.1)) >= set(WEIGHTS)
+
+
+def test_freeze_to_before_any_fit() -> None:
+    learn = layered(train_bn=False, opt_func=SGD)
+    learn.freeze_to(1)
+    assert moved_names(learn, lr=0.1) == ["1.weight", "1.bias", "2.weight"]
+    learn.freeze_to(-1)
+    assert moved_names(learn, lr=0.1) == ["2.weight"]
+
+
+def trainable_by_layer(model: nn.Module) -> list[list[nn.Parameter]]:
+    return [[p for p in layer.parameters() if p.requires_grad] for layer in model.children()]
+
+
+@pytest.mark.parametrize("splitter", [by_layer, trainable_by_layer])
+def test_one_optimizer_keeps_its_averages_over_freezing(splitter: Callable[..., object]) -> None:
+    learn = layered(splitter=splitter, train_bn=False)
+    lines: list[str] = []
+    learn.fit(1)
+    learn.logger = lines.append
+    opt, steps = learn.opt, []
+    for act in (lambda: None, learn.freeze, learn.unfreeze):
+        act()
+        learn.fit(1)
+        steps.append([opt.state[p]["step"] for p in (learn.model[0][0].weight, learn.model[2].weight)])
+    assert learn.opt is opt
+    assert steps == [[4, 4], [4, 6], [6, 8]]
+    assert not any("optimizer" in line for line in lines)
+
+
+def test_new_optimizer_leaves_frozen_layers_frozen() -> None:
+    learn = layered(train_bn=False, opt_func=SGD)
+    learn.freeze()
+    assert moved_names(learn, lr=0.1, reset_opt=True) == ["2.weight"]
+
+
+def test_other_splitter_makes_a_new_optimizer() -> None:
+    learn = learner(model=layered_model())
+    learn.fit(1)
+    learn.splitter = by_layer
+    learn.freeze()
+    assert [group["layer"] for group in learn.opt.param_groups] == [0, 0, 1, 1, 2]
+    assert moved_names(learn, lr=0.1) == ["0.1.weight", "0.1.bias", "2.weight"]
+
+
+def test_head_that_was_replaced_while_frozen_is_trained() -> None:
+    learn = layered(train_bn=False, opt_func=SGD)
+    learn.freeze()
+    learn.model[2] = nn.Linear(4, 1)
+    assert moved_names(learn, lr=0.1) == ["2.weight", "2.bias"]
+
+
+def test_freeze_with_one_layer_freezes_nothing_and_says_so() -> None:
+    learn, lines = learner(), []
+    learn.logger = lines.append
+    learn.freeze()
+    assert lines == ["freeze_to(-1): nothing is frozen, as there is one layer; Learner(splitter=...) makes several"]
+    assert moved_names(learn, lr=0.1) == ["weight", "bias"]
+
+
+def test_unfreeze_says_what_the_optimizer_has_not_got() -> None:
+    model = layered_model()
+    model[1].requires_grad_(False)
+    learn, lines = learner(model=model), []
+    learn.logger = lines.append
+    learn.unfreeze()
+    assert lines == ["2 of the model's parameters stay frozen, as the splitter left them out of the optimizer"]
+
+
+def test_everything_frozen_warns_then_refuses_to_train_then_trains_again() -> None:
+    learn = layered(train_bn=False, opt_func=SGD)
+    with pytest.warns(RuntimeWarning, match="there are 3 layers, so all of them are frozen: nothing is trained"):
+        learn.freeze_to(3)
+    with pytest.raises(ValueError, match=r"has no parameters to train: it has none at all, or all of them are frozen"):
+        learn.fit(1)
+    learn.unfreeze()
+    assert set(moved_names(learn, lr=0.1)) >= set(WEIGHTS)
+
+
+def test_everything_frozen_with_the_default_splitter_can_be_unfrozen() -> None:
+    learn = learner(opt_func=SGD)
+    with pytest.warns(RuntimeWarning, match="there is 1 layer, so all of them are frozen: nothing is trained"):
+        learn.freeze_to(1)
+    with pytest.raises(ValueError, match="or all of them are frozen"):
+        learn.fit(1)
+    learn.unfreeze()
+    assert moved_names(learn, lr=0.1) == ["weight", "bias"]
+
+
+def test_optimizer_set_by_hand_before_a_fit_is_used() -> None:
+    learn = learner()
+    opt = learn.opt = torch.optim.SGD(learn.model.parameters(), lr=0.1)
+    assert moved_names(learn, lr=0.1) == ["weight", "bias"]
+    assert learn.opt is opt
+
+
+def test_copy_of_a_learner_goes_on_with_its_averages() -> None:
+    learn = layered()
+    learn.fit(1)
+    twin = copy.deepcopy(learn)
+    twin.fit(1)
+    assert twin.opt.state[twin.model[2].weight]["step"] == 4
+    assert learn.opt.state[learn.model[2].weight]["step"] == 2
+
+
+def test_wrapped_optimizer_has_its_methods_in_a_learner() -> None:
+    learn = layered(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, mom=0.8), wd=0.2)
+    learn.fit(1, lr=0.1)
+    assert isinstance(learn.opt, torch.optim.AdamW)
+    assert [(h["lr"], h["mom"], h["wd"]) for h in learn.opt.hypers] == [
+        (0.1, 0.8, wd) for wd in (0.2, 0.0, 0.2, 0.0, 0.2)
+    ]

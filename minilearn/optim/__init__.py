@@ -1,4 +1,7 @@
-"""Optimizers: `steppers` (one function a rule), `optimizer` (the engine), `recipes` (SGD, Adam, …), `groups`."""
+"""Optimizers: `steppers` (one function a rule), `optimizer` (the engine), `recipes` (SGD, Adam, …).
+
+For torch's optimizers too: `hypers` (hyperparameters by name), `groups` (layers, freezing), `wrapper` (`OptimWrapper`).
+"""
 
 from minilearn.optim.optimizer import Optimizer
 from minilearn.optim.recipes import (
@@ -14,6 +17,7 @@ from minilearn.optim.recipes import (
     RAdam,
     RMSProp,
 )
+from minilearn.optim.wrapper import OptimWrapper
 
 __all__ = [
     "SGD",
@@ -24,6 +28,7 @@ __all__ = [
     "Larc",
     "Lion",
     "NAdam",
+    "OptimWrapper",
     "Optimizer",
     "QHAdam",
     "RAdam",

@@ -1,15 +1,15 @@
 """The engine: an optimizer is a list of steppers, run over the parameters of each group."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from minilearn.errors import in_range, positive
 from minilearn.optim.blocks import Blocks, state_of
+from minilearn.optim.groups import GroupMethods
+from minilearn.optim.hypers import HYPERS
 from minilearn.optim.lists import fits_fused, in_order
 from minilearn.optim.steppers import Stepper, l1_reg
 
@@ -58,23 +58,7 @@ class _Group(dict[str, Any]):
 TORCHS_NAMES = {"momentum": "mom", "weight_decay": "wd"}
 
 
-HYPERS: dict[str, Callable[[str, float], float]] = {
-    "lr": lambda name, value: in_range(name, value, 0),
-    "mom": lambda name, value: in_range(name, value, 0, 1),
-    "sqr_mom": lambda name, value: in_range(name, value, 0, 1),
-    "eps": positive,
-    "l1": lambda name, value: in_range(name, value, 0),
-    "dampening": lambda name, value: in_range(name, value, 0),
-    "avg_mom": lambda name, value: in_range(name, value, 0, 1),
-    "nu_1": lambda name, value: in_range(name, value, 0, math.inf),
-    "nu_2": lambda name, value: in_range(name, value, 0, math.inf),
-    "trust": positive,
-    "wd": lambda name, value: in_range(name, value, 0),
-}
-"""What each hyperparameter may be, in every optimizer and in every group."""
-
-
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(GroupMethods):
     """A list of steppers over parameter groups; a `torch.optim.Optimizer` in every respect.
 
     Args:
@@ -128,6 +112,10 @@ class Optimizer(torch.optim.Optimizer):
         # torch wraps this method so that its compiler leaves it alone; the wrapper imports that compiler at the first
         # call (torch 2.13: 0.9 s and 75 MB), also where nothing is ever compiled.
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def uses_hyper(self, name: str) -> bool:
+        """Whether a stepper takes the hyperparameter: one made without momentum, say, may have none that does."""
+        return any(name in call.hypers for call in self._calls)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes on another optimizer's state; its tensors are copied.

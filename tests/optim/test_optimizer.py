@@ -26,7 +26,6 @@ from minilearn.optim import (
     blocks,
     optimizer,
 )
-from minilearn.optim.groups import norm_and_bias_params, param_groups, set_hypers
 from minilearn.optim.steppers import sgd_step
 
 SHAPES = [(), (0,), (5,), (4, 3), (2, 3, 4, 5)]
@@ -300,28 +299,6 @@ def test_sparse_gradient_is_refused() -> None:
         Adam(embedding.parameters(), 0.1).step()
 
 
-def test_param_groups_spare_norms_and_biases() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.LayerNorm(3))
-    groups = param_groups(model, model.parameters(), wd_bn_bias=False)
-    assert [len(group["params"]) for group in groups] == [1, 5]
-    assert set(groups[1]["params"]) == norm_and_bias_params(model)
-    assert [group["no_wd"] for group in groups] == [False, True]
-
-
-def test_param_groups_keep_the_splitters_groups() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    split = [list(model[0].parameters()), list(model[1].parameters())]
-    assert [len(g["params"]) for g in param_groups(model, split, wd_bn_bias=True)] == [2, 2]
-    assert [len(g["params"]) for g in param_groups(model, split, wd_bn_bias=False)] == [1, 1, 1, 1]
-
-
-def test_set_hypers_sets_torchs_names_too_and_keeps_spared_groups_at_zero() -> None:
-    model = nn.Linear(2, 1)
-    opt = torch.optim.AdamW(param_groups(model, model.parameters(), wd_bn_bias=False), lr=0.1)  # type: ignore[arg-type]
-    set_hypers(opt, lr=0.3, wd=0.2)
-    assert [(g["lr"], g["weight_decay"]) for g in opt.param_groups] == [(0.3, 0.2), (0.3, 0.0)]
-
-
 def test_state_of_another_rule_is_refused() -> None:
     p = torch.ones(2, requires_grad=True)
     with pytest.raises(ValueError, match="this state is not of Adam: it has no sqr_mom, but lr, mom, wd"):
@@ -331,19 +308,6 @@ def test_state_of_another_rule_is_refused() -> None:
 def test_complex_parameters_are_refused() -> None:
     with pytest.raises(TypeError, match="Adam does not take complex parameters"):
         Adam([torch.ones(2, dtype=torch.complex64, requires_grad=True)], 0.1)
-
-
-def test_splitter_may_give_generators() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    split = (layer.parameters() for layer in model)
-    assert [len(g["params"]) for g in param_groups(model, split, wd_bn_bias=True)] == [2, 2]
-
-
-def test_biases_of_every_name_are_spared_decay() -> None:
-    attention, recurrent = nn.MultiheadAttention(4, 2), nn.LSTM(2, 2)
-    assert attention.in_proj_bias in norm_and_bias_params(attention)
-    assert recurrent.bias_ih_l0 in norm_and_bias_params(recurrent)
-    assert recurrent.weight_ih_l0 not in norm_and_bias_params(recurrent)
 
 
 Rule = Callable[[Tensor, Tensor, dict[str, Tensor], int], Tensor]
