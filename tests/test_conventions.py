@@ -29,6 +29,7 @@ ROOM_ORDER = {
         "packs",
         "lists",
         "blocks",
+        "compiled",
         "steppers",
         "kernels",
         "hypers",

@@ -5,15 +5,16 @@ spends its time on the calls. In blocks both go away.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minilearn.optim.lists import in_order
+from minilearn.optim.lists import copy_, in_order
 from minilearn.optim.packs import Layout, Pack, Scratch
 
 Tensors = list[Tensor]
+Gather = Literal["nothing", "grads", "all"]
 States = Mapping[Tensor, MutableMapping[str, Any]]
 
 BLOCK = 1 << 17
@@ -40,7 +41,7 @@ class Blocks:
         self._bundles: dict[tuple[int, ...], _Bundle] = {}
 
     def over(
-        self, params: Tensors, names: list[str], states: States, *, cut: bool = True, gather: bool = True
+        self, params: Tensors, names: list[str], states: States, *, cut: bool = True, gather: Gather = "grads"
     ) -> Iterator[Block]:
         """The parameters block by block; a block's memory is only good until the next one.
 
@@ -49,22 +50,26 @@ class Blocks:
             names: the pieces of state that the rule keeps; they are made where they are missing.
             states: each parameter's pieces of state.
             cut: whether a large parameter may be cut.
-            gather: whether the gradients of parameters that are put together are laid together too.
+            gather: what of parameters that are put together is laid together too, beside their state. Where all is,
+                a large parameter's block has no memory for what is computed on the way.
         """
         small: Tensors = []
         large: Tensors = []
         for p in params:
             (small if p.numel() <= SMALL and p.is_contiguous() else large).append(p)
-        longest = BLOCK if cut else max(p.numel() for p in params)
+        longest = BLOCK if cut or gather == "all" else max(p.numel() for p in params)
         scratch = self._scratch_of(params[0].dtype, max(BLOCK, SMALL, longest))
         for p in large:
             yield from self._cut_of(p, scratch, cut).blocks(p, names, states)
         for bundle in self._bundles_of(small, scratch):
             scratch.used = 0
             grads: Tensors = [p.grad for p in bundle.params]  # type: ignore[misc]
-            if gather:
+            if gather != "nothing":
                 grads = bundle.layout.gather(grads)
-            yield Block(bundle.params, grads, {name: bundle.state(name, states) for name in names})
+            together = bundle.layout.gather(bundle.params) if gather == "all" else bundle.params
+            yield Block(together, grads, {name: bundle.state(name, states) for name in names})
+            if gather == "all":
+                copy_(bundle.params, together)
 
     def _scratch_of(self, dtype: torch.dtype, elements: int) -> Scratch:
         scratch = self._scratch.get(dtype)

@@ -118,6 +118,11 @@ def copy(a: Tensors) -> Tensors:
     return [part.clone() for part in a]
 
 
+def copy_(a: Tensors, b: Tensors) -> None:
+    """a ← b."""
+    torch._foreach_copy_(a, b)
+
+
 def zeros(like: Tensors) -> Tensors:
     """Zeros."""
     if isinstance(like, Pack):

@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
 
-from minilearn.optim.blocks import Blocks, state_of
+from minilearn.optim.blocks import Block, Blocks, Gather, state_of
+from minilearn.optim.compiled import Compiler
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
 from minilearn.optim.lists import fits_fused, in_order
+from minilearn.optim.packs import Pack
 from minilearn.optim.steppers import Stepper, l1_reg
 
 
@@ -21,6 +23,9 @@ class _Call(NamedTuple):
     states: tuple[str, ...]
     hypers: tuple[str, ...]
     marks: Any
+
+
+_Rule = tuple[_Call, dict[str, Any]]
 
 
 class _Kind(NamedTuple):
@@ -58,6 +63,13 @@ class _Group(dict[str, Any]):
 TORCHS_NAMES = {"momentum": "mom", "weight_decay": "wd"}
 
 
+class Options(TypedDict, total=False):
+    """What every optimizer takes beside its own hyperparameters."""
+
+    l1: float
+    compile: bool
+
+
 class Optimizer(GroupMethods):
     """A list of steppers over parameter groups; a `torch.optim.Optimizer` in every respect.
 
@@ -67,6 +79,8 @@ class Optimizer(GroupMethods):
         kernels: the same rule in one pass (`minilearn.optim.kernels`), the first that may be used is. None may where a
             parameter's dtype or device has no such kernel.
         sparse: whether the rule leaves a parameter alone where its gradient is 0, so that it takes sparse gradients.
+        compile: make one kernel of the steppers with `torch.compile`, in place of `kernels`: for rules that have none.
+            Steppers marked `whole` are carried out as they are.
         l1: L1 regularisation, in [0, ∞): l1·sign(p) is added to the gradients.
         hypers: a default for each hyperparameter that the steppers take; a group may have its own.
 
@@ -82,6 +96,7 @@ class Optimizer(GroupMethods):
         *,
         kernels: Sequence[Callable[..., None]] = (),
         sparse: bool = False,
+        compile: bool = False,
         l1: float = 0.0,
         **hypers: Any,
     ) -> None:
@@ -91,7 +106,8 @@ class Optimizer(GroupMethods):
         self._takes_sparse = sparse
         self._counts_steps = any("step" in call.hypers for call in self._calls)
         self._wants_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
-        self._blocks = Blocks()
+        self._compiles = compile and not self._wants_whole
+        self._blocks, self._compiler = Blocks(), Compiler()
         super().__init__(_some(params), _Group(hypers))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -140,7 +156,7 @@ class Optimizer(GroupMethods):
             values.update({name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
         super().__setstate__(state)
         self.defaults, self.param_groups = _Group(self.defaults), [_Group(group) for group in self.param_groups]
-        self._blocks = Blocks()
+        self._blocks, self._compiler = Blocks(), Compiler()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -156,7 +172,9 @@ class Optimizer(GroupMethods):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            kernel = None if group["l1"] else next((k for k in self._kernels if k.marks.when(group)), None)
+            kernel = (
+                None if group["l1"] or self._compiles else next((k for k in self._kernels if k.marks.when(group)), None)
+            )
             for kind, params in self._alike(group["params"], kernel is not None).items():
                 self._apply(group, params, kind, kernel)
         return loss
@@ -205,13 +223,27 @@ class Optimizer(GroupMethods):
             for p in params:
                 self._step_rows(group, p, rules)
         elif on_cpu and not (calls[0] is kernel and not kernel.marks.in_blocks):
-            for block in self._blocks.over(
-                params, names, self.state, cut=not self._wants_whole, gather=calls[0] is not kernel
-            ):
-                _run(rules, *block)
+            gather: Gather = "all" if self._compiles else "nothing" if calls[0] is kernel else "grads"
+            cut = not (self._wants_whole or self._compiles)
+            for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
+                self._carry_out(rules, names, block)
         else:
             grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
-            _run(rules, params, grads, {name: [state_of(p, name, self.state) for p in params] for name in names})
+            states = {name: [state_of(p, name, self.state) for p in params] for name in names}
+            self._carry_out(rules, names, Block(params, grads, states))
+
+    def _carry_out(self, rules: list[_Rule], names: list[str], block: Block) -> None:
+        """Runs the steppers on a block, compiled if that was asked for."""
+        if self._compiles and (isinstance(block.params, Pack) or block.params[0].device.type != "cpu"):
+            columns = [block.params, block.grads, *(block.states[name] for name in names)]
+            flat = [[part.flat] if isinstance(part, Pack) else [one.detach() for one in part] for part in columns]
+
+            def rule(params: list[Tensor], grads: list[Tensor], *states: list[Tensor]) -> None:
+                _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
+
+            if self._compiler.run(rule, flat):
+                return
+        _run(rules, block)
 
     def _step_rows(self, group: dict[str, Any], p: Tensor, rules: Any) -> None:
         """Moves just those rows of a parameter that its sparse gradient has.
@@ -234,13 +266,13 @@ class Optimizer(GroupMethods):
         at = tuple(grad.indices())
         states = {key: state_of(p, key, self.state) for call, _ in rules for key in call.states}
         rows, state_rows = p[at], {key: value[at] for key, value in states.items()}
-        _run(rules, [rows], [grad.values()], {key: [part] for key, part in state_rows.items()})
+        _run(rules, Block([rows], [grad.values()], {key: [part] for key, part in state_rows.items()}))
         p[at] = rows
         for key, value in states.items():
             value[at] = state_rows[key]
 
 
-OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole")
+OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles")
 
 
 def _is_on(call: _Call, group: dict[str, Any]) -> bool:
@@ -248,14 +280,11 @@ def _is_on(call: _Call, group: dict[str, Any]) -> bool:
     return not hasattr(call.marks, "only_with") or bool(group[call.marks.only_with])
 
 
-def _run(
-    rules: list[tuple[_Call, dict[str, Any]]],
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: dict[str, list[Tensor]],
-) -> None:
+def _run(rules: list[_Rule], block: Block) -> None:
+    """Calls the steppers one after another; each sees the gradients that the one before it gave."""
+    grads = block.grads
     for call, hypers in rules:
-        grads = call.stepper(params, grads, *(states[name] for name in call.states), **hypers)
+        grads = call.stepper(block.params, grads, *(block.states[name] for name in call.states), **hypers)
 
 
 def _read_signature(stepper: Callable[..., Any], hypers: dict[str, Any]) -> _Call:

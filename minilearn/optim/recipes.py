@@ -2,15 +2,16 @@
 
 Common to all, and not repeated below: `params` are parameters or groups of them; `lr` is the learning rate; `wd` is
 weight decay per unit of learning rate, which shrinks the parameters by lr·wd (decoupled), or with `decouple_wd=False`
-adds wd·p to the gradients (L2); `l1` adds l1·sign(p) to the gradients. A hyperparameter out of its range raises a
-`ValueError` that names it, also in a group.
+adds wd·p to the gradients (L2). The options are `l1`, which adds l1·sign(p) to the gradients, and `compile`, which
+makes one kernel of the rule with `torch.compile`. A hyperparameter out of its range raises a `ValueError` that names
+it, also in a group.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from minilearn.optim import kernels
-from minilearn.optim.optimizer import Optimizer
+from minilearn.optim.optimizer import Optimizer, Options
 from minilearn.optim.steppers import (
     Stepper,
     adadelta_step,
@@ -44,7 +45,7 @@ class SGD(Optimizer):
         decouple_wd: decoupled decay; False for L2.
         nesterov: look ahead along the momentum.
         dampening: the share of the gradient that momentum leaves out, in [0, ∞).
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Raises:
         ValueError: a hyperparameter is out of its range, or `nesterov` comes with `dampening`.
     Source: with `decouple_wd=False` equal to `torch.optim.SGD(momentum=mom, weight_decay=wd)`.
@@ -60,7 +61,7 @@ class SGD(Optimizer):
         *,
         nesterov: bool = False,
         dampening: float = 0.0,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         if nesterov and dampening:
             raise ValueError("SGD: nesterov looks ahead along the whole momentum: give it without dampening")
@@ -69,8 +70,8 @@ class SGD(Optimizer):
         fast = [partial(kernels.plain_sgd, decouple_wd=decouple_wd)]
         if not dampening:
             fast.append(partial(kernels.sgd, decouple_wd=decouple_wd, nesterov=nesterov))
-        hypers = {"lr": lr, "mom": mom, "wd": wd, "dampening": dampening, "l1": l1}
-        super().__init__(params, rules, kernels=fast, sparse=True, **hypers)
+        hypers: Any = {"lr": lr, "mom": mom, "wd": wd, "dampening": dampening}
+        super().__init__(params, rules, kernels=fast, sparse=True, **hypers, **options)
 
 
 class RMSProp(Optimizer):
@@ -85,7 +86,7 @@ class RMSProp(Optimizer):
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
         centered: in units of the spread around the mean gradient.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: `torch.optim.RMSprop(alpha=sqr_mom, centered=centered)`.
     """
 
@@ -100,11 +101,11 @@ class RMSProp(Optimizer):
         decouple_wd: bool = True,
         *,
         centered: bool = False,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules = [_decay(decouple_wd), centred_rms_scale if centered else rms_scale, momentum, sgd_step]
         fast = [] if centered or not decouple_wd else [kernels.rms_prop]
-        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, **options)
 
 
 class Adagrad(Optimizer):
@@ -116,7 +117,7 @@ class Adagrad(Optimizer):
         eps: added to the root, in gradient units.
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: Duchi et al. 2011; `torch.optim.Adagrad`.
     """
 
@@ -127,11 +128,10 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         wd: float = 0.0,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules, fast = [_decay(decouple_wd), adagrad_step], [partial(kernels.adagrad, decouple_wd=decouple_wd)]
-        super().__init__(params, rules, kernels=fast, sparse=True, lr=lr, eps=eps, wd=wd, l1=l1)
+        super().__init__(params, rules, kernels=fast, sparse=True, lr=lr, eps=eps, wd=wd, **options)
 
 
 class Adadelta(Optimizer):
@@ -144,7 +144,7 @@ class Adadelta(Optimizer):
         eps: added under both roots, in squared units.
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: Zeiler 2012 (arXiv:1212.5701); `torch.optim.Adadelta(rho=sqr_mom)`.
     """
 
@@ -156,11 +156,10 @@ class Adadelta(Optimizer):
         eps: float = 1e-6,
         wd: float = 0.0,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules = [_decay(decouple_wd), adadelta_step]
-        super().__init__(params, rules, lr=lr, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        super().__init__(params, rules, lr=lr, sqr_mom=sqr_mom, eps=eps, wd=wd, **options)
 
 
 class Adam(Optimizer):
@@ -174,7 +173,7 @@ class Adam(Optimizer):
         eps: added to the root, in gradient units; it bounds the step where gradients vanish.
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: Kingma and Ba 2015 (arXiv:1412.6980), Loshchilov and Hutter 2019 (arXiv:1711.05101); equal to
         `torch.optim.AdamW(betas=(mom, sqr_mom), eps=eps, weight_decay=wd)`.
     """
@@ -188,11 +187,10 @@ class Adam(Optimizer):
         eps: float = 1e-5,
         wd: float = 0.01,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules, fast = [_decay(decouple_wd), adam_step], [partial(kernels.adam, decouple_wd=decouple_wd)]
-        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, **options)
 
 
 class RAdam(Optimizer):
@@ -206,7 +204,7 @@ class RAdam(Optimizer):
         eps: added to the root, in gradient units.
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: Liu et al. 2020 (arXiv:1908.03265); `torch.optim.RAdam`.
     """
 
@@ -219,11 +217,10 @@ class RAdam(Optimizer):
         eps: float = 1e-5,
         wd: float = 0.0,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules, fast = [_decay(decouple_wd), radam_step], [partial(kernels.radam, decouple_wd=decouple_wd)]
-        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, **options)
 
 
 class NAdam(Optimizer):
@@ -238,7 +235,7 @@ class NAdam(Optimizer):
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
         mom_decay: how fast the momentum warms up, in [0, ∞).
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: Dozat 2016; `torch.optim.NAdam(momentum_decay=mom_decay)`.
     """
 
@@ -253,12 +250,11 @@ class NAdam(Optimizer):
         decouple_wd: bool = True,
         *,
         mom_decay: float = 4e-3,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules, fast = [_decay(decouple_wd), nadam_step], [kernels.nadam] if decouple_wd else []
-        super().__init__(
-            params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, mom_decay=mom_decay, l1=l1
-        )
+        hypers: Any = {"lr": lr, "mom": mom, "sqr_mom": sqr_mom, "eps": eps, "mom_decay": mom_decay, "wd": wd}
+        super().__init__(params, rules, kernels=fast, **hypers, **options)
 
 
 class QHAdam(Optimizer):
@@ -274,7 +270,7 @@ class QHAdam(Optimizer):
         eps: added to the root, in gradient units.
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: Ma and Yarats 2019 (arXiv:1810.06801); defaults as in fastai 2.8.
     """
 
@@ -289,13 +285,11 @@ class QHAdam(Optimizer):
         eps: float = 1e-8,
         wd: float = 0.0,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules, fast = [_decay(decouple_wd), qhadam_step], [kernels.qhadam] if decouple_wd else []
-        super().__init__(
-            params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd, l1=l1
-        )
+        hypers: Any = {"lr": lr, "mom": mom, "sqr_mom": sqr_mom, "nu_1": nu_1, "nu_2": nu_2, "eps": eps, "wd": wd}
+        super().__init__(params, rules, kernels=fast, **hypers, **options)
 
 
 class Lion(Optimizer):
@@ -308,7 +302,7 @@ class Lion(Optimizer):
         avg_mom: the decay of the average, in [0, 1).
         wd: weight decay, in [0, ∞); three to ten times Adam's is usual.
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: Chen et al. 2023 (arXiv:2302.06675).
     """
 
@@ -320,11 +314,10 @@ class Lion(Optimizer):
         avg_mom: float = 0.99,
         wd: float = 0.0,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules = [_decay(decouple_wd), lion_step]
-        super().__init__(params, rules, lr=lr, mom=mom, avg_mom=avg_mom, wd=wd, l1=l1)
+        super().__init__(params, rules, lr=lr, mom=mom, avg_mom=avg_mom, wd=wd, **options)
 
 
 class Lamb(Optimizer):
@@ -338,7 +331,7 @@ class Lamb(Optimizer):
         eps: added to the root, in gradient units.
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: You et al. 2020 (arXiv:1904.00962); the bound of 10 and the defaults as in fastai 2.8.
     """
 
@@ -351,11 +344,10 @@ class Lamb(Optimizer):
         eps: float = 1e-5,
         wd: float = 0.0,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules, fast = [_decay(decouple_wd), lamb_step], [kernels.lamb] if decouple_wd else []
-        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, l1=l1)
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, **options)
 
 
 class Larc(Optimizer):
@@ -370,7 +362,7 @@ class Larc(Optimizer):
         eps: added to the gradient's length.
         wd: weight decay, in [0, ∞).
         decouple_wd: decoupled decay; False for L2.
-        l1: L1 regularisation, in [0, ∞).
+        options: `l1` and `compile`.
     Source: You et al. 2017 (arXiv:1708.03888), momentum over the scaled gradients as there; fastai 2.8's defaults.
     """
 
@@ -384,11 +376,10 @@ class Larc(Optimizer):
         eps: float = 1e-8,
         wd: float = 0.0,
         decouple_wd: bool = True,
-        *,
-        l1: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         rules = [_decay(decouple_wd), larc_scale, momentum, sgd_step]
-        super().__init__(params, rules, lr=lr, mom=mom, clip=clip, trust=trust, eps=eps, wd=wd, l1=l1)
+        super().__init__(params, rules, lr=lr, mom=mom, clip=clip, trust=trust, eps=eps, wd=wd, **options)
 
 
 def _decay(decouple_wd: bool) -> Stepper:

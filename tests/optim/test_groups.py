@@ -11,7 +11,7 @@ import torch
 from fastcore.foundation import L
 from torch import nn
 
-from minilearn.optim import SGD, Adagrad, Adam, Lion, NAdam, RMSProp
+from minilearn.optim import SGD, Adagrad, Adam, Lion, NAdam
 from minilearn.optim.groups import (
     GroupMethods,
     clear_state,

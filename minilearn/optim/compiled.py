@@ -1,0 +1,209 @@
+"""`compile=True`: one kernel of all the steppers of an optimizer, made by `torch.compile`.
+
+The steppers are not handed to the compiler as they are: what they compute with plain numbers (a bias correction, a
+schedule, a choice between two formulas) is other in each step, and would be compiled anew each time. Instead they are
+run in each step on stand-ins, which only write down what is done to tensors. What was written down is a `Program`; it
+is compiled when it is first met, and takes the plain numbers as an input.
+"""
+
+import operator
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from minilearn.errors import warn
+
+
+class _Value(NamedTuple):
+    """In an operation's arguments: the result of an operation before it, or an input."""
+
+    number: int
+
+
+class _Scalar(NamedTuple):
+    """In an operation's arguments: a plain number, given in each step anew."""
+
+    number: int
+
+
+class Operation(NamedTuple):
+    """A torch function by its name, and its arguments."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+
+
+class Program(NamedTuple):
+    """What is done to the tensors of one parameter: operations in order, and which inputs get which of their values."""
+
+    inputs: int
+    operations: tuple[Operation, ...]
+    changed: tuple[tuple[int, int], ...]
+
+
+class Recording:
+    """Writes down what happens to stand-ins."""
+
+    def __init__(self, inputs: int) -> None:
+        self.inputs = [StandIn(self, number) for number in range(inputs)]
+        self.operations: list[Operation] = []
+        self.scalars: list[float] = []
+
+    def add(self, name: str, args: Iterable[Any], kwargs: dict[str, Any]) -> "StandIn":
+        """An operation; one whose name ends with an underscore changes its first argument."""
+        args = list(args)
+        in_place = name.endswith("_") and not name.endswith("__")
+        written = tuple(self._write(arg) for arg in args)
+        options = tuple((key, self._write(value)) for key, value in sorted(kwargs.items()) if value is not None)
+        self.operations.append(Operation(name.removesuffix("_") if in_place else name, written, options))
+        number = len(self.inputs) + len(self.operations) - 1
+        if in_place:
+            args[0].number = number
+            return args[0]  # type: ignore[no-any-return]
+        return StandIn(self, number)
+
+    def _write(self, arg: Any) -> Any:
+        if isinstance(arg, StandIn):
+            return _Value(arg.number)
+        if isinstance(arg, float):
+            self.scalars.append(arg)
+            return _Scalar(len(self.scalars) - 1)
+        hash(arg)  # what cannot be a part of the program's name cannot be compiled
+        return arg
+
+    def program(self) -> Program:
+        """What has been written down."""
+        changed = tuple((i, one.number) for i, one in enumerate(self.inputs) if one.number != i)
+        return Program(len(self.inputs), tuple(self.operations), changed)
+
+
+class StandIn:
+    """Looks like a tensor to a stepper."""
+
+    def __init__(self, recording: Recording, number: int) -> None:
+        self.recording, self.number = recording, number
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> "StandIn":
+        first = next(arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, cls))
+        return first.recording.add(function.__name__, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if not callable(getattr(Tensor, name, None)):
+            raise AttributeError(f"'{name}' of a tensor")
+        return lambda *args, **kwargs: self.recording.add(name, (self, *args), kwargs)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a choice by a tensor's value")
+
+
+def _operator(name: str, swapped: bool) -> Callable[..., StandIn]:
+    def method(self: StandIn, *others: Any) -> StandIn:
+        return self.recording.add(name, (*others, self) if swapped else (self, *others), {})
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "neg", "and_", "or_", "eq", "ne", "lt", "le", "gt", "ge"):
+    _bare = _name.removesuffix("_")
+    setattr(StandIn, f"__{_bare}__", _operator(f"operator.{_bare}", swapped=False))
+    if _bare not in ("neg", "eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(StandIn, f"__r{_bare}__", _operator(f"operator.{_bare}", swapped=True))
+
+FORMULAS: dict[str, Callable[..., Tensor]] = {
+    "add": lambda a, b, alpha=1: a + b * alpha,
+    "sub": lambda a, b, alpha=1: a - b * alpha,
+    "addcmul": lambda a, b, c, value=1: a + b * c * value,
+    "addcdiv": lambda a, b, c, value=1: a + b / c * value,
+    "lerp": lambda a, b, weight: a + (b - a) * weight,
+    "operator.and": operator.and_,
+    "operator.or": operator.or_,
+}
+"""Functions of torch whose plain numbers may not be tensors there."""
+
+
+def _function(name: str) -> Callable[..., Any]:
+    found = FORMULAS.get(name)
+    if found is None and name.startswith("operator."):
+        found = getattr(operator, name.removeprefix("operator."))
+    if found is None:
+        places = (torch, torch.linalg, Tensor, torch.nn.functional)
+        found = next(
+            getattr(place, each) for each in (name, f"linalg_{name}") for place in places if hasattr(place, each)
+        )
+    return found
+
+
+def _executor(program: Program) -> Callable[..., None]:
+    """A program as a function of the plain numbers and, parameter after parameter, its inputs."""
+    steps = [(_function(op.name), op.args, dict(op.kwargs)) for op in program.operations]
+
+    def execute(scalars: Tensor, *tensors: Tensor) -> None:
+        for begin in range(0, len(tensors), program.inputs):
+            inputs = tensors[begin : begin + program.inputs]
+            values: list[Any] = list(inputs)
+
+            def read(arg: Any, values: list[Any] = values) -> Any:
+                if isinstance(arg, _Value):
+                    return values[arg.number]
+                return scalars[arg.number] if isinstance(arg, _Scalar) else arg
+
+            for function, args, kwargs in steps:
+                values.append(function(*[read(arg) for arg in args], **{key: read(arg) for key, arg in kwargs.items()}))
+            for i, number in program.changed:
+                inputs[i].copy_(values[number])
+
+    # The compiler counts how often it has compiled a piece of code, and gives up after a few times: each has its own.
+    code = execute.__code__.replace()
+    return types.FunctionType(code, execute.__globals__, closure=execute.__closure__)
+
+
+_compiled: dict[tuple[Program, torch.dtype, int], Callable[..., None]] = {}
+"""Every program met so far, by the tensors' dtype and number; all optimizers of a rule share them."""
+
+MAX_PROGRAMS = 64
+"""A rule that is another program in each step is not worth compiling."""
+
+
+class Compiler:
+    """Carries steppers out as compiled programs; says once where that cannot be done."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def run(self, rule: Callable[..., None], columns: Sequence[Sequence[Tensor]]) -> bool:
+        """Carries out a rule on parameters.
+
+        Args:
+            rule: called with a list of one stand-in for each column, does what the steppers do.
+            columns: the parameters, their gradients, and each piece of state, as many tensors each.
+        Returns:
+            Whether that was done; where not, nothing has been changed.
+        """
+        if self.failed:
+            return False
+        try:
+            recording = Recording(len(columns))
+            rule(*([one] for one in list(recording.inputs)))
+            program = recording.program()
+            p, several = columns[0][0], len(columns[0])
+            key = program, p.dtype, several
+            function = _compiled.get(key)
+            if function is None:
+                if len(_compiled) >= MAX_PROGRAMS:
+                    raise RuntimeError(f"{MAX_PROGRAMS} programs have been compiled already")
+                dynamic = several == 1  # one flat tensor after another, of any length
+                function = _compiled[key] = torch.compile(_executor(program), dynamic=dynamic, fullgraph=True)
+            dtype = p.dtype if p.dtype == torch.float64 else torch.float32
+            scalars = torch.tensor(recording.scalars, dtype=dtype).to(p.device, non_blocking=True)
+            function(scalars, *[tensor for row in zip(*columns, strict=True) for tensor in row])
+        except Exception as error:
+            self.failed = True
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            warn(f"compile=True has no effect: the optimizer's rule could not be compiled ({reason})")
+            return False
+        return True
