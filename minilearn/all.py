@@ -67,11 +67,13 @@ from minilearn.optim import (
     Lamb,
     Larc,
     Lion,
+    Lookahead,
     NAdam,
     Optimizer,
     QHAdam,
     RAdam,
     RMSProp,
+    ranger,
 )
 from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
@@ -117,6 +119,7 @@ __all__ = [
     "Larc",
     "Learner",
     "Lion",
+    "Lookahead",
     "Metric",
     "NAdam",
     "Optimizer",
@@ -160,6 +163,7 @@ __all__ = [
     "plot_loss",
     "plot_metrics",
     "plt",
+    "ranger",
     "rmse",
     "set_seed",
     "show_image",

@@ -1,5 +1,9 @@
-"""Optimizers: `steppers` (one function a rule), `optimizer` (the engine), `recipes` (SGD, Adam, …), `groups`."""
+"""Optimizers: `steppers` (one function a rule), `optimizer` (the engine), `recipes` (SGD, Adam, …), `groups`.
 
+Beside the recipes: `lookahead` (around any optimizer) and `muon`; `foreign` has what optimizers from elsewhere ask for.
+"""
+
+from minilearn.optim.lookahead import Lookahead, ranger
 from minilearn.optim.optimizer import Optimizer
 from minilearn.optim.recipes import (
     SGD,
@@ -23,9 +27,11 @@ __all__ = [
     "Lamb",
     "Larc",
     "Lion",
+    "Lookahead",
     "NAdam",
     "Optimizer",
     "QHAdam",
     "RAdam",
     "RMSProp",
+    "ranger",
 ]

@@ -82,6 +82,11 @@ def addcdiv_(a: Tensors, b: Tensors, c: Tensors, value: float) -> None:
     torch._foreach_addcdiv_(a, b, c, value)
 
 
+def copy_(a: Tensors, b: Tensors) -> None:
+    """a ← b, whatever b's precision."""
+    torch._foreach_copy_(a, b)
+
+
 def sqrt(a: Tensors) -> Tensors:
     """√a, in new tensors."""
     return cast(Tensors, torch._foreach_sqrt(a))
