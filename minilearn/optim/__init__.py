@@ -4,6 +4,7 @@ Beside the recipes: `lookahead` (around any optimizer) and `muon`; `foreign` has
 """
 
 from minilearn.optim.lookahead import Lookahead, ranger
+from minilearn.optim.muon import Muon
 from minilearn.optim.optimizer import Optimizer
 from minilearn.optim.recipes import (
     SGD,
@@ -28,6 +29,7 @@ __all__ = [
     "Larc",
     "Lion",
     "Lookahead",
+    "Muon",
     "NAdam",
     "Optimizer",
     "QHAdam",
