@@ -16,6 +16,7 @@ from minilearn.errors import describe, in_range, whole
 from minilearn.loop import OF_A_BATCH, OF_A_PART, Loop
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam
+from minilearn.optim.foreign import make_optimizer
 from minilearn.optim.groups import param_groups, set_hypers
 
 Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
@@ -210,18 +211,16 @@ class Learner(Loop):
     def create_opt(self) -> None:
         """Makes the optimizer anew, from `opt_func`, over the parameters that `splitter` gives.
 
-        Normalisation layers and biases are in groups of their own, without weight decay, unless `wd_bn_bias`.
+        Normalisation layers and biases are in groups of their own, without weight decay, unless `wd_bn_bias`; for an
+        optimizer that takes one group only, as LBFGS, all are in one.
 
         Raises:
             ValueError: there is no parameter to train.
             TypeError: `opt_func` gives no optimizer.
         """
         groups = self._param_groups()
-        opt = self.opt_func(groups, lr=self.lr)
-        if not all(hasattr(opt, name) for name in ("param_groups", "step", "zero_grad")):
-            raise TypeError(f"opt_func must give a torch.optim.Optimizer, got {describe(opt)}")
-        self.opt = opt
-        self._made = opt, self.opt_func, [id(p) for group in groups for p in group["params"]]
+        self.opt = make_optimizer(self.opt_func, groups, self.lr, self.model)
+        self._made = self.opt, self.opt_func, [id(p) for group in groups for p in group["params"]]
         set_hypers(self.opt)
 
     # ---- callbacks ----

@@ -25,7 +25,7 @@ ROOMS = [
 ]  # fmt: skip
 ROOM_ORDER = {
     "data": ["download", "idx", "handwritten", "loader", "__init__"],
-    "optim": ["lists", "steppers", "optimizer", "recipes", "lookahead", "muon", "foreign", "groups", "__init__"],
+    "optim": ["lists", "steppers", "optimizer", "recipes", "lookahead", "muon", "groups", "foreign", "__init__"],
     "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "__init__"],
     "vision": ["compat", "__init__"],
 }
