@@ -77,7 +77,8 @@ def closure(opt: Optimizer, loss: Tensor, evaluate: Callable[[], Tensor]) -> Cal
     """What an optimizer that evaluates the loss itself is given in one step.
 
     Called first it gives `loss`, whose gradients are there; not so where the optimizer has moved a parameter or cleared
-    a gradient before it asks (schedule-free ones, SAM). From then on `evaluate` is called.
+    a gradient before it asks (schedule-free ones, SAM). From then on `evaluate` is called: the loop's has no events, so
+    what a callback did to the prediction, the loss or the gradients is in the first evaluation alone.
 
     Args:
         opt: the optimizer that is about to step.
