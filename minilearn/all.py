@@ -67,12 +67,15 @@ from minilearn.optim import (
     Lamb,
     Larc,
     Lion,
+    Lookahead,
+    Muon,
     NAdam,
     Optimizer,
     OptimWrapper,
     QHAdam,
     RAdam,
     RMSProp,
+    ranger,
 )
 from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
@@ -118,7 +121,9 @@ __all__ = [
     "Larc",
     "Learner",
     "Lion",
+    "Lookahead",
     "Metric",
+    "Muon",
     "NAdam",
     "OptimWrapper",
     "Optimizer",
@@ -162,6 +167,7 @@ __all__ = [
     "plot_loss",
     "plot_metrics",
     "plt",
+    "ranger",
     "rmse",
     "set_seed",
     "show_image",

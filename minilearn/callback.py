@@ -25,7 +25,7 @@ EVENTS: dict[str, str] = {
     "before_backward": "Training only: the gradients are about to be computed.",
     "after_cancel_backward": "The backward pass was cancelled.",
     "after_backward": "Training only: every parameter's `grad` is there.",
-    "before_step": "Training only: the optimizer is about to move the parameters.",
+    "before_step": "Training only: the optimizer is about to move the parameters; its own evaluations have no events.",
     "after_cancel_step": "The step was cancelled.",
     "after_step": "Training only: the parameters have moved; their gradients are cleared next.",
     "after_cancel_batch": "The batch was cancelled.",

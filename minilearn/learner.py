@@ -16,6 +16,7 @@ from minilearn.errors import describe, in_range, whole
 from minilearn.loop import OF_A_BATCH, OF_A_PART, Loop
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam, groups
+from minilearn.optim.foreign import make_optimizer
 from minilearn.optim.groups import Spread
 
 Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
@@ -212,18 +213,17 @@ class Learner(Loop):
     def create_opt(self) -> None:
         """Makes the optimizer anew, from `opt_func`, over the parameters that `splitter` gives.
 
-        Normalisation layers and biases are in groups of their own, without weight decay, unless `wd_bn_bias`.
+        Normalisation layers and biases are in groups of their own, without weight decay, unless `wd_bn_bias`; for an
+        optimizer that takes one group only, as LBFGS, all are in one.
 
         Raises:
             ValueError: there is no parameter to train.
             TypeError: `opt_func` gives no optimizer.
         """
         given = groups.param_groups(self.model, self.splitter(self.model), wd_bn_bias=self.wd_bn_bias)
-        opt = self.opt_func(given, lr=groups.spread(self.lr, given[-1]["layer"] + 1, "lr")[-1])
-        if not all(hasattr(opt, name) for name in ("param_groups", "step", "zero_grad")):
-            raise TypeError(f"opt_func must give a torch.optim.Optimizer, got {describe(opt)}")
-        self.opt = opt
-        self._made = opt, self.opt_func, groups.made_of(given)
+        lr = groups.spread(self.lr, given[-1]["layer"] + 1, "lr")[-1]
+        self.opt = make_optimizer(self.opt_func, given, lr, self.model)
+        self._made = self.opt, self.opt_func, groups.made_of(given)
         groups.set_hypers(self.opt, lr=self.lr)
 
     def freeze_to(self, n: int) -> None:

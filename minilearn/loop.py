@@ -25,6 +25,7 @@ from minilearn.checks import explain_loss, explain_model, first_loss
 from minilearn.data.loader import DataLoaders, length, no_batch
 from minilearn.errors import came_through, did_you_mean
 from minilearn.losses import infer_loss
+from minilearn.optim.foreign import closure, needs_closure
 from minilearn.tensors import shape_text
 
 TARGETS = ("y", "target", "targets", "label", "labels")
@@ -71,7 +72,7 @@ class Loop:
         self.cbs: list[Callback] = []
         self.epoch, self.n_epoch = 0, 1
         self.train_iter, self.pct_train = 0, 0.0
-        self.training = False
+        self.training = self._needs_closure = False
         self._running = False
         self._unchecked: set[bool] = set()
         self.build_handlers()
@@ -108,6 +109,7 @@ class Loop:
         self._begin_part(self.dls.train, training=True)
         try:
             self.event("before_train")
+            self._needs_closure = needs_closure(self.opt)
             self._batches("training")
         except CancelTrainException:
             self.opt.zero_grad()  # those of a batch that was cut short
@@ -139,7 +141,7 @@ class Loop:
             self.pred = self._predict(batch)
             self.event("after_pred")
             if self.yb:
-                self.loss = self._loss()
+                self.loss = self._loss(self.pred)
             self.event("after_loss")
             if self.training:
                 self._backward()
@@ -159,13 +161,23 @@ class Loop:
     def _step(self) -> None:
         try:
             self.event("before_step")
-            self.opt.step()
+            if self._needs_closure:
+                self.opt.step(closure(self.opt, self._root(), self._evaluate))
+            else:
+                self.opt.step()
         except CancelStepException:
             self.event("after_cancel_step")
         try:
             self.event("after_step")
         finally:
             self.opt.zero_grad()  # whatever after_step did: these gradients are used up
+
+    def _evaluate(self) -> Tensor:
+        """The batch's loss and gradients anew, without events, for an optimizer that looks again within its step."""
+        self.opt.zero_grad()
+        loss = self._loss(self._predict(None))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
 
     def _predict(self, batch: Any) -> Any:
         try:
@@ -174,18 +186,18 @@ class Loop:
             explain_model(error, self.model, self.xb, batch)
             raise
 
-    def _loss(self) -> Tensor:
+    def _loss(self, pred: Any) -> Tensor:
         """The loss of the batch. A fit's first batches are looked at more closely: reading them waits, once."""
         try:
             if self.loss_func is None:
-                self.loss_func, why = infer_loss(self.pred, self.yb)
+                self.loss_func, why = infer_loss(pred, self.yb)
                 self.logger(why)
             if self.training in self._unchecked:
                 self._unchecked.remove(self.training)
-                return first_loss(self.loss_func, self.pred, self.yb, training=self.training)
-            return self.loss_func(self.pred, *self.yb)
+                return first_loss(self.loss_func, pred, self.yb, training=self.training)
+            return self.loss_func(pred, *self.yb)
         except Exception as error:
-            explain_loss(error, self.loss_func, self.pred, self.yb)
+            explain_loss(error, self.loss_func, pred, self.yb)
             raise
 
     # ---- what a batch is made of ----

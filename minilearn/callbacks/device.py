@@ -26,11 +26,12 @@ class DevicePlacement(Callback):
 
     def before_fit(self) -> None:
         self._target = self._place_model()
+        ours = isinstance(getattr(self.opt, "opt", self.opt), Optimizer)  # a Lookahead has one within
         for p, state in self.opt.state.items():  # the model may have been moved, or made double, since the last fit
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == p.shape and p.ndim:
                     # Other optimizers may keep averages in a precision of their own.
-                    dtype = p.dtype if isinstance(self.opt, Optimizer) else value.dtype
+                    dtype = p.dtype if ours else value.dtype
                     state[name] = value.to(p.device, dtype)
 
     def before_validate(self) -> None:

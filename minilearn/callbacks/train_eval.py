@@ -4,16 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from minilearn.callback import Callback
+from minilearn.optim.foreign import set_mode
 
 
 class TrainEval(Callback):
     """Puts the model into training or evaluation mode, and counts `train_iter` and `pct_train`.
 
-    After a fit the model is in evaluation mode, whatever ended it.
+    After a fit the model is in evaluation mode, whatever ended it. An optimizer that has `train` and `eval` of its own,
+    as schedule-free ones do, goes with it: it is in evaluation mode in validation, from each epoch's end to the next
+    epoch's training, and after the fit, so that what is measured and saved are the weights that it averages.
     """
 
     order = -10  # before any callback that reads the counters
     run_valid = False
+
+    _in_training_part = False
 
     def state_dict(self) -> dict[str, Any]:
         """How far training has come."""
@@ -28,6 +33,8 @@ class TrainEval(Callback):
 
     def before_train(self) -> None:
         self.model.train()
+        self._set_opt_mode(training=True)
+        self._in_training_part = True
         self.learn.pct_train = self.epoch / self.n_epoch
 
     def after_batch(self) -> None:
@@ -36,8 +43,25 @@ class TrainEval(Callback):
         if learn.n_iter:
             learn.pct_train = (learn.epoch + (learn.iter + 1) / learn.n_iter) / learn.n_epoch
 
+    def after_train(self) -> None:
+        self._in_training_part = False
+
     def before_validate(self) -> None:
         self.model.eval()
+        self._set_opt_mode(training=False)
+
+    def after_validate(self) -> None:
+        if self._in_training_part:  # a callback's look in between: training goes on
+            self._set_opt_mode(training=True)
+
+    def after_epoch(self) -> None:
+        self._in_training_part = False  # after_train does not come where the epoch was cancelled
+        self._set_opt_mode(training=False)
 
     def cleanup_fit(self) -> None:
+        self._in_training_part = False
         self.model.eval()
+        self._set_opt_mode(training=False)
+
+    def _set_opt_mode(self, *, training: bool) -> None:
+        set_mode(self.learn.__dict__.get("opt"), training)  # a validation may come before any optimizer is made

@@ -1,8 +1,11 @@
 """Optimizers: `steppers` (one function a rule), `optimizer` (the engine), `recipes` (SGD, Adam, …).
 
-For torch's optimizers too: `hypers` (hyperparameters by name), `groups` (layers, freezing), `wrapper` (`OptimWrapper`).
+Beside the recipes: `lookahead` (around any optimizer) and `muon`. For torch's optimizers too: `hypers` (hyperparameters
+by name), `groups` (layers, freezing), `wrapper` (`OptimWrapper`), `foreign` (what optimizers from elsewhere ask for).
 """
 
+from minilearn.optim.lookahead import Lookahead, ranger
+from minilearn.optim.muon import Muon
 from minilearn.optim.optimizer import Optimizer
 from minilearn.optim.recipes import (
     SGD,
@@ -27,10 +30,13 @@ __all__ = [
     "Lamb",
     "Larc",
     "Lion",
+    "Lookahead",
+    "Muon",
     "NAdam",
     "OptimWrapper",
     "Optimizer",
     "QHAdam",
     "RAdam",
     "RMSProp",
+    "ranger",
 ]

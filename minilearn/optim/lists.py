@@ -89,6 +89,11 @@ def addcdiv_(a: Tensors, b: Tensors, c: Tensors, value: float) -> None:
     _change("addcdiv", a, b, c, value=value)
 
 
+def copy_(a: Tensors, b: Tensors) -> None:
+    """a ← b, whatever b's precision."""
+    torch._foreach_copy_(a, b)
+
+
 def sqrt(a: Tensors) -> Tensors:
     """√a."""
     return _new("sqrt", a)
@@ -116,11 +121,6 @@ def copy(a: Tensors) -> Tensors:
         out.flat.copy_(a.flat)
         return out
     return [part.clone() for part in a]
-
-
-def copy_(a: Tensors, b: Tensors) -> None:
-    """a ← b."""
-    torch._foreach_copy_(a, b)
 
 
 def zeros(like: Tensors) -> Tensors:

@@ -18,6 +18,7 @@ def tensors(seed: int) -> list[Tensor]:
 A, B, C = tensors(0), tensors(1), tensors(2)
 IN_PLACE: list[tuple[Callable[..., None], tuple[Any, ...], Callable[..., Tensor]]] = [
     (lists.add_, (B, 0.3), lambda a, b: a + 0.3 * b),
+    (lists.copy_, (B,), lambda a, b: b),
     (lists.lerp_, (B, 0.3), lambda a, b: a + 0.3 * (b - a)),
     (lists.addcmul_, (B, C, 0.3), lambda a, b, c: a + 0.3 * b * c),
     (lists.addcdiv_, (B, C, 0.3), lambda a, b, c: a + 0.3 * b / c),
