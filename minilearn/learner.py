@@ -224,6 +224,22 @@ class Learner(Loop):
         self._made = opt, self.opt_func, [id(p) for group in groups for p in group["params"]]
         set_hypers(self.opt)
 
+    def freeze_to(self, n: int) -> None:
+        """Freezes the first `n` layers; negative counts from the end."""
+        found = list(self.splitter(self.model))
+        layers = [found] if isinstance(found[0], Tensor) else [list(layer) for layer in found]
+        for i, layer in enumerate(layers):
+            for p in layer:
+                p.requires_grad_(i >= (n if n >= 0 else len(layers) + n))
+
+    def freeze(self) -> None:
+        """Freezes all layers but the last."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Has every layer trained."""
+        self.freeze_to(0)
+
     # ---- callbacks ----
 
     def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
