@@ -32,7 +32,15 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TerminateOnNaN, TrainEval
+from minilearn.callbacks import (
+    DevicePlacement,
+    ParamScheduler,
+    ProgressCallback,
+    Recorder,
+    TerminateOnNaN,
+    TorchScheduler,
+    TrainEval,
+)
 from minilearn.data import (
     DataError,
     DataLoader,
@@ -73,7 +81,7 @@ from minilearn.optim import (
     RAdam,
     RMSProp,
 )
-from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
+from minilearn.plots import plot_images, plot_loss, plot_metrics, plot_sched, show_image
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -120,6 +128,7 @@ __all__ = [
     "Metric",
     "NAdam",
     "Optimizer",
+    "ParamScheduler",
     "Path",
     "ProgressCallback",
     "QHAdam",
@@ -135,6 +144,7 @@ __all__ = [
     "Split",
     "Tensor",
     "TerminateOnNaN",
+    "TorchScheduler",
     "TrainEval",
     "URLs",
     "accuracy",
@@ -159,6 +169,7 @@ __all__ = [
     "plot_images",
     "plot_loss",
     "plot_metrics",
+    "plot_sched",
     "plt",
     "rmse",
     "set_seed",

@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minilearn.callback import Callback, CancelEpochException, CancelFitException
+from minilearn.callback import Callback, Callbacks, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
 from minilearn.data.loader import DataLoaders
 from minilearn.errors import describe, in_range, whole
-from minilearn.loop import OF_A_BATCH, OF_A_PART, Loop
+from minilearn.fits import Moms, ScheduledFits, check_moms
+from minilearn.loop import OF_A_BATCH, OF_A_PART
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam
 from minilearn.optim.groups import param_groups, set_hypers
 
-Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
 Splitter = Callable[[nn.Module], Sequence[Any]]
 
 DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, ProgressCallback)
@@ -29,7 +29,7 @@ def trainable_params(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-class Learner(Loop):
+class Learner(ScheduledFits):
     """A model, the data it learns from, a loss, an optimizer and metrics; `fit` trains it.
 
     Args:
@@ -47,7 +47,8 @@ class Learner(Loop):
         wd: weight decay for every group; None leaves the optimizer's own default.
         wd_bn_bias: whether weight decay is for normalisation layers and biases too.
         train_bn: whether normalisation layers of frozen groups go on training.
-        moms: the momenta at the start, the middle and the end of a one-cycle schedule.
+        moms: the momenta at the start, the middle and the end of one cycle; by default (0.95, 0.85, 0.95) where the
+            optimizer was made with momentum.
         default_cbs: whether the default callbacks are there: training mode and counters, device, recorder, progress.
     Raises:
         TypeError: an argument is not what it should be.
@@ -77,7 +78,7 @@ class Learner(Loop):
         wd: float | None = None,
         wd_bn_bias: bool = False,
         train_bn: bool = True,
-        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        moms: Moms | None = None,
         default_cbs: bool = True,
     ) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class Learner(Loop):
         self.model, self.loss_func, self.opt_func, self.splitter = model, loss_func, opt_func, splitter
         self.lr = in_range("lr", lr, 0)
         self.wd = None if wd is None else in_range("wd", wd, 0)
-        self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, moms
+        self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, check_moms(moms)
         self.metrics = as_metrics(metrics)
         self.path = Path(path) if path is not None else self.dls.path
         self.model_dir = Path(model_dir)
@@ -139,9 +140,7 @@ class Learner(Loop):
         lr = self.lr if lr is None else in_range("lr", lr, 0)
         wd = self.wd if wd is None else in_range("wd", wd, 0)
         self._take_stock()
-        if reset_opt or self._opt_is_stale():
-            self.create_opt()
-        set_hypers(self.opt, lr=lr, wd=wd)
+        set_hypers(self._ready_opt(reset_opt), lr=lr, wd=wd)
         with self.added_cbs(cbs):
             self._fit(start_epoch)
 
@@ -206,6 +205,11 @@ class Learner(Loop):
             return False
         self.logger("a new optimizer is made, as the model's parameters, or opt_func, are others than before")
         return True
+
+    def _ready_opt(self, reset_opt: bool) -> Optimizer:
+        if reset_opt or self._opt_is_stale():
+            self.create_opt()
+        return self.opt
 
     def create_opt(self) -> None:
         """Makes the optimizer anew, from `opt_func`, over the parameters that `splitter` gives.

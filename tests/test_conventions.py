@@ -19,6 +19,7 @@ ROOMS = [
     "files", "data", "losses", "checks", "metrics", "schedule", "optim", "plots",
     "callback", "loop",
     "callbacks",
+    "fits",
     "learner",
     "vision",
     "all",
@@ -26,7 +27,7 @@ ROOMS = [
 ROOM_ORDER = {
     "data": ["download", "idx", "handwritten", "loader", "__init__"],
     "optim": ["lists", "steppers", "optimizer", "recipes", "groups", "__init__"],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "__init__"],
+    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "__init__"],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400
