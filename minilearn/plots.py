@@ -63,14 +63,21 @@ def plot_sched(hypers: Mapping[str, Sequence[float]], *, stride: int = 1, ax: "A
         stride: how many batches lie between two figures, such as ``learn.recorder.stride``.
         ax: where to draw; it is divided up.
     """
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
     ax = _axes(ax, height=max(4.0, 1.9 * len(hypers)))
     ax.set_axis_off()
     ax.set_title("schedule")
-    room = 1 / max(len(hypers), 1)
+    gap = 0.25 / max(len(hypers), 1)
+    high = (1 + gap) / max(len(hypers), 1) - gap
     for i, ((name, figures), colour) in enumerate(zip(hypers.items(), COLOURS * len(hypers), strict=False)):
-        panel = ax.inset_axes((0, 1 - (i + 1) * room, 1, room * (0.8 if len(hypers) > 1 else 1)))
+        panel = ax.inset_axes((0, 1 - high - i * (high + gap), 1, high))
         panel.plot([batch * stride for batch in range(len(figures))], list(figures), color=colour, linewidth=1.8)
         panel.set_ylabel(name)
+        panel.yaxis.set_label_coords(-0.12, 0.5)
+        panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         if i + 1 == len(hypers):
             panel.set_xlabel("batch")
         else:

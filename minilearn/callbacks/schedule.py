@@ -155,7 +155,7 @@ class TorchScheduler(Callback):
         return {"steps": self._steps, "figures": list(self._figures), "before": self._before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where `state_dict` was taken."""
+        """Goes on from where `state_dict` was taken, with the rates of that fit, whatever this one's `lr` is."""
         self._steps, self._figures = state["steps"], list(state["figures"])
         self._before = state["before"] or self._before
         if self._opt is not None:
