@@ -283,7 +283,8 @@ class ScheduledFits(Loop, ABC):
         """Trains the last layer alone for `freeze_epochs`, then all of them for `epochs`, the first ones gently.
 
         Two fits of one cycle: frozen, at ``slice(base_lr)``, rising over 0.99 of it from 1/25; then unfrozen, at half
-        of that, from ``base_lr / 2 / lr_mult`` for the first layer to ``base_lr / 2`` for the last.
+        of that, from ``base_lr / 2 / lr_mult`` for the first layer to ``base_lr / 2`` for the last. No layer stays
+        frozen, whatever ended it.
 
         Args:
             epochs: the epochs of the second fit.
@@ -312,10 +313,12 @@ class ScheduledFits(Loop, ABC):
         fit = partial(
             self.fit_one_cycle, div_final=div_final, wd=wd, moms=check_moms(moms), cbs=cbs, reset_opt=reset_opt
         )
-        if start_epoch < freeze_epochs:
-            self.freeze()
-            fit(freeze_epochs, slice(base_lr), pct_start=0.99, start_epoch=start_epoch)
-        self.unfreeze()
+        try:
+            if start_epoch < freeze_epochs:
+                self.freeze()
+                fit(freeze_epochs, slice(base_lr), pct_start=0.99, start_epoch=start_epoch)
+        finally:
+            self.unfreeze()
         rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
         fit(epochs, rates, div=div, pct_start=pct, start_epoch=max(start_epoch - freeze_epochs, 0))
 

@@ -167,6 +167,17 @@ def test_fine_tune_without_frozen_epochs_is_its_second_fit() -> None:
     assert rates.layer(1) == pytest.approx(FINE_TUNE[1][4:], rel=1e-6)
 
 
+def test_fine_tune_leaves_no_layer_frozen_when_it_is_broken_off() -> None:
+    class Break(Callback):
+        def after_batch(self) -> None:
+            raise KeyboardInterrupt
+
+    learn = deep_learner()
+    with pytest.raises(KeyboardInterrupt):
+        learn.fine_tune(1, cbs=Break)
+    assert all(p.requires_grad for p in learn.model.parameters())
+
+
 @pytest.mark.parametrize("start_epoch", [1, 2, 3, 4])
 def test_fine_tune_counts_its_epochs_over_both_fits(start_epoch: int) -> None:
     whole, rest = Rates(), Rates()

@@ -3,8 +3,10 @@
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,7 +86,6 @@ class Recorder(Callback):
         self._losses: list[float] = []
         self._hps: dict[str, list[float]] = {}
         self._watched: Optimizer | None = None
-        self._places: list[Place] = []
         self._columns: list[list[float]] = []
         self._late.clear()
         self._smooth_loss.reset()
@@ -263,19 +264,22 @@ class Recorder(Callback):
         """The last group's hyperparameters, in the order of `_columns`: numbers, or their copies on the way."""
         if opt is not self._watched:
             self._watch(opt)
-        group = opt.param_groups[-1]
-        found = [group.get(key, math.nan) if i is None else group[key][i] for key, i in self._places]
-        return [value if isinstance(value, float) else _copy(value, loss) for value in found]
+        found = self._figures_of(opt.param_groups[-1])
+        return [value if value.__class__ is float else _copy(value, loss) for value in found]
 
     def _watch(self, opt: Optimizer) -> None:
         """Looks up, once a fit, where the optimizer has what is recorded."""
+        self._late.read()  # figures on their way are of the optimizer before: there are none when a fit begins
         self._watched, group = opt, opt.param_groups[-1]
         for name in hypers(opt)[-1]:
             if place_of(group, name) is not None:
                 self._hps.setdefault(name, [math.nan] * len(self._losses))
         # What a history from elsewhere has beyond that goes on as nan, so that all columns are as long as `losses`.
-        self._places = [place_of(group, name) or (name, None) for name in self._hps]
+        places = [place_of(group, name) or (name, None) for name in self._hps]
         self._columns = list(self._hps.values())
+        self._figures_of: Callable[[dict[str, Any]], Sequence[Any]] = partial(_figures, places)
+        if len(places) > 1 and all(key in group and i is None for key, i in places):
+            self._figures_of = itemgetter(*(key for key, _ in places))  # the same in a quarter of the time
 
     def _take(self, loss: float, hypers_then: list[Any]) -> None:
         """Takes on a training loss that has arrived from the device."""
@@ -288,7 +292,7 @@ class Recorder(Callback):
             assert smooth is not None
             self._losses.append(smooth)
             for column, value in zip(self._columns, hypers_then, strict=True):
-                column.append(value if isinstance(value, float) else float(value))
+                column.append(value if value.__class__ is float else float(value))
             if len(self._losses) == MAX_POINTS:
                 self.stride *= 2
                 for column in (self._losses, *self._columns):
@@ -306,6 +310,10 @@ class Recorder(Callback):
 def place_of(group: Mapping[str, Any], name: str) -> Place | None:
     """Where a parameter group, minilearn's or torch's, has the hyperparameter `name`; None where it has none."""
     return next((place for place in ((name, None), *TORCHS_PLACES.get(name, ())) if place[0] in group), None)
+
+
+def _figures(places: Sequence[Place], group: Mapping[str, Any]) -> list[Any]:
+    return [group.get(key, math.nan) if i is None else group[key][i] for key, i in places]
 
 
 def _copy(value: Any, loss: Tensor) -> Any:

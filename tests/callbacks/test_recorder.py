@@ -85,6 +85,13 @@ def test_torchs_hyperparameters_are_kept_under_our_names(opt_func: object, expec
     assert {name: learn.recorder.hps[name] for name in expected} == {name: [v, v] for name, v in expected.items()}
 
 
+class AsFromAGPU(LateScalars):
+    """Gives every number late, as it would come from a GPU."""
+
+    def _is_free_to_read(self, scalar: torch.Tensor) -> bool:
+        return False
+
+
 def test_rate_that_is_a_tensor_is_kept_as_it_was_in_each_batch() -> None:
     class Shrink(Callback):
         def before_fit(self) -> None:
@@ -96,23 +103,21 @@ def test_rate_that_is_a_tensor_is_kept_as_it_was_in_each_batch() -> None:
                 for group in self.opt.param_groups:
                     group["lr"].mul_(0.5)
 
-    class AsFromAGPU(LateScalars):
-        def _is_free_to_read(self, scalar: torch.Tensor) -> bool:
-            return False
-
     learn = learner(Shrink, opt_func=torch.optim.SGD)
     learn.recorder._late = AsFromAGPU(learn.recorder._take)
     learn.fit(2)
     assert learn.recorder.lrs == [0.5, 0.25, 0.125, 0.0625]
 
 
-def test_optimizer_that_is_exchanged_in_a_fit_leaves_gaps_and_no_error() -> None:
+@pytest.mark.parametrize("late", [LateScalars, AsFromAGPU])
+def test_optimizer_that_is_exchanged_in_a_fit_leaves_gaps_and_no_error(late: type[LateScalars]) -> None:
     class Exchange(Callback):
-        def before_epoch(self) -> None:
-            if self.epoch == 1:
+        def before_batch(self) -> None:
+            if self.training and self.train_iter == 2:
                 self.learn.opt = torch.optim.Adagrad(self.model.parameters(), lr=0.5)
 
     learn = learner(Exchange)
+    learn.recorder._late = late(learn.recorder._take)
     learn.fit(2, 0.1)
     assert learn.recorder.lrs == [0.1, 0.1, 0.5, 0.5]
     mom, decay = learn.recorder.hps["mom"], learn.recorder.hps["eps"]
