@@ -318,6 +318,15 @@ def test_each_fit_begins_with_its_own_rate() -> None:
     assert learn.recorder.lrs == pytest.approx([0.2, 0.1, 0.05])
 
 
+def test_rate_that_a_scheduler_by_hand_began_with_is_not_taken_over() -> None:
+    learn = learner(batches=1)
+    learn.create_opt()
+    StepLR(learn.opt, 1)
+    learn.fit(2, 0.1, cbs=TorchScheduler(partial(LambdaLR, lr_lambda=lambda step: 0.5**step)))
+    assert learn.recorder.lrs == [0.1, 0.05]
+    assert learn.opt.param_groups[0]["initial_lr"] == 1e-3
+
+
 def test_optimizer_is_left_as_it_was() -> None:
     learn = learner(opt_func=torch.optim.AdamW)
     learn.create_opt()
