@@ -32,7 +32,15 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TerminateOnNaN, TrainEval
+from minilearn.callbacks import (
+    DevicePlacement,
+    ParamScheduler,
+    ProgressCallback,
+    Recorder,
+    TerminateOnNaN,
+    TorchScheduler,
+    TrainEval,
+)
 from minilearn.data import (
     DataError,
     DataLoader,
@@ -45,7 +53,8 @@ from minilearn.data import (
     mnist_sample,
     untar_data,
 )
-from minilearn.learner import Learner, trainable_params
+from minilearn.layered import trainable_params
+from minilearn.learner import Learner
 from minilearn.losses import mnist_loss
 from minilearn.metrics import (
     AvgLoss,
@@ -77,7 +86,7 @@ from minilearn.optim import (
     RMSProp,
     ranger,
 )
-from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
+from minilearn.plots import plot_images, plot_loss, plot_metrics, plot_sched, show_image
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -127,6 +136,7 @@ __all__ = [
     "NAdam",
     "OptimWrapper",
     "Optimizer",
+    "ParamScheduler",
     "Path",
     "ProgressCallback",
     "QHAdam",
@@ -142,6 +152,7 @@ __all__ = [
     "Split",
     "Tensor",
     "TerminateOnNaN",
+    "TorchScheduler",
     "TrainEval",
     "URLs",
     "accuracy",
@@ -166,6 +177,7 @@ __all__ = [
     "plot_images",
     "plot_loss",
     "plot_metrics",
+    "plot_sched",
     "plt",
     "ranger",
     "rmse",

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from torch import Tensor, nn
@@ -251,3 +251,6 @@ class Callback:
     def training(self) -> bool:
         """Whether this is the training part of an epoch."""
         return self.learn.training
+
+
+Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None

@@ -86,6 +86,23 @@ def positive(name: str, value: Any) -> float:
     return in_range(name, value, 0, open_low=True)
 
 
+def share(name: str, value: Any) -> float:
+    """`value`, where it is a share of a whole: in [0, 1], both ends included.
+
+    Raises:
+        ValueError: it is not.
+        TypeError: it is not a number.
+
+    >>> share("pct_start", 2)
+    Traceback (most recent call last):
+    ValueError: pct_start must be in [0, 1], got 2
+    """
+    try:
+        return in_range(name, value, 0, math.nextafter(1.0, 2.0))
+    except ValueError:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}") from None
+
+
 def whole(name: str, value: Any, low: int = 0) -> int:
     """`value`, where it is a whole number of at least `low`.
 

@@ -9,28 +9,21 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minilearn.callback import Callback, CancelEpochException, CancelFitException
+from minilearn.callback import Callback, Callbacks, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
 from minilearn.data.loader import DataLoaders
 from minilearn.errors import describe, in_range, whole
-from minilearn.loop import OF_A_BATCH, OF_A_PART, Loop
+from minilearn.fits import Moms, ScheduledFits, check_moms
+from minilearn.layered import Splitter, trainable_params
+from minilearn.loop import OF_A_BATCH, OF_A_PART
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam, groups
-from minilearn.optim.foreign import make_optimizer
 from minilearn.optim.groups import Spread
-
-Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
-Splitter = Callable[[nn.Module], Sequence[Any]]
 
 DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, ProgressCallback)
 
 
-def trainable_params(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of `model` that are trained: those that require a gradient."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-class Learner(Loop):
+class Learner(ScheduledFits):
     """A model, the data it learns from, a loss, an optimizer and metrics; `fit` trains it.
 
     Args:
@@ -49,7 +42,8 @@ class Learner(Loop):
         wd_bn_bias: whether weight decay is for normalisation layers and biases too.
         train_bn: whether the parameters of normalisation layers are trained in frozen layers too. The running averages
             of batch normalisation go on in either case.
-        moms: the momenta at the start, the middle and the end of a one-cycle schedule.
+        moms: the momenta at the start, the middle and the end of one cycle; by default (0.95, 0.85, 0.95) where the
+            optimizer was made with momentum.
         default_cbs: whether the default callbacks are there: training mode and counters, device, recorder, progress.
     Raises:
         TypeError: an argument is not what it should be.
@@ -79,7 +73,7 @@ class Learner(Loop):
         wd: float | None = None,
         wd_bn_bias: bool = False,
         train_bn: bool = True,
-        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        moms: Moms | None = None,
         default_cbs: bool = True,
     ) -> None:
         super().__init__()
@@ -98,7 +92,7 @@ class Learner(Loop):
         self.model, self.loss_func, self.opt_func, self.splitter = model, loss_func, opt_func, splitter
         self.lr = groups.numbers_of(lr, "lr")
         self.wd = None if wd is None else in_range("wd", wd, 0)
-        self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, moms
+        self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, check_moms(moms)
         self.metrics = as_metrics(metrics)
         self.path = Path(path) if path is not None else self.dls.path
         self.model_dir = Path(model_dir)
@@ -142,11 +136,7 @@ class Learner(Loop):
         lr = self.lr if lr is None else groups.numbers_of(lr, "lr")
         wd = self.wd if wd is None else in_range("wd", wd, 0)
         self._take_stock()
-        if reset_opt or self._opt_is_stale():
-            self.create_opt()
-        if not groups.has_trainable(self.opt):
-            raise ValueError(groups.NOTHING_TO_TRAIN.format(type(self.model).__name__))
-        groups.set_hypers(self.opt, lr=lr, wd=wd)
+        groups.set_hypers(self._ready_opt(reset_opt), lr=lr, wd=wd)
         with self.added_cbs(cbs):
             self._fit(start_epoch)
 
@@ -196,54 +186,6 @@ class Learner(Loop):
     def _take_stock(self) -> None:
         """Takes `dls` and `metrics` as they were set since, in the forms that the constructor takes too."""
         self.dls, self.metrics = DataLoaders.of(self.dls), as_metrics(self.metrics)
-
-    def _opt_is_stale(self) -> bool:
-        """Whether there is no optimizer yet, or the one that was made trains other parameters than the model's."""
-        if "opt" not in self.__dict__:
-            return True
-        opt, opt_func, made = self.__dict__.get("_made", (None, None, {}))
-        if self.opt is not opt:  # set by hand: the user knows
-            return False
-        found = self.splitter(self.model)
-        if opt_func is self.opt_func and groups.still_made_of(made, self.model, found, wd_bn_bias=self.wd_bn_bias):
-            return False
-        self.logger("a new optimizer is made, as the model's parameters, or opt_func, are others than before")
-        return True
-
-    def create_opt(self) -> None:
-        """Makes the optimizer anew, from `opt_func`, over the parameters that `splitter` gives.
-
-        Normalisation layers and biases are in groups of their own, without weight decay, unless `wd_bn_bias`; for an
-        optimizer that takes one group only, as LBFGS, all are in one.
-
-        Raises:
-            ValueError: there is no parameter to train.
-            TypeError: `opt_func` gives no optimizer.
-        """
-        given = groups.param_groups(self.model, self.splitter(self.model), wd_bn_bias=self.wd_bn_bias)
-        lr = groups.spread(self.lr, given[-1]["layer"] + 1, "lr")[-1]
-        self.opt = make_optimizer(self.opt_func, given, lr, self.model)
-        self._made = self.opt, self.opt_func, groups.made_of(given)
-        groups.set_hypers(self.opt, lr=self.lr)
-
-    def freeze_to(self, n: int) -> None:
-        """Freezes the layers before number `n`, as `splitter` gives them, and trains those from `n` on.
-
-        The optimizer goes on with its averages. Normalisation layers are trained in frozen layers too, with `train_bn`.
-        """
-        if self._opt_is_stale():
-            self.create_opt()
-        groups.freeze_to(self.opt, n, train_bn=self.train_bn)
-        if note := groups.freeze_note(self.opt, self.model, n):
-            self.logger(note)
-
-    def freeze(self) -> None:
-        """Freezes all layers but the last: `freeze_to(-1)`."""
-        self.freeze_to(-1)
-
-    def unfreeze(self) -> None:
-        """Trains all layers: `freeze_to(0)`."""
-        self.freeze_to(0)
 
     # ---- callbacks ----
 

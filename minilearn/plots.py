@@ -55,6 +55,37 @@ def plot_metrics(
     return ax
 
 
+def plot_sched(hypers: Mapping[str, Sequence[float]], *, stride: int = 1, ax: "Axes | None" = None) -> "Axes":
+    """Hyperparameters against the batch, one below the other, as their scales have nothing in common.
+
+    Args:
+        hypers: for each name a figure a batch, such as ``learn.recorder.hps``.
+        stride: how many batches lie between two figures, such as ``learn.recorder.stride``.
+        ax: where to draw; it is divided up.
+    """
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    ax = _axes(ax, height=max(4.0, 1.9 * len(hypers)))
+    ax.set_axis_off()
+    ax.set_title("schedule")
+    gap = 0.25 / max(len(hypers), 1)
+    high = (1 + gap) / max(len(hypers), 1) - gap
+    for i, ((name, figures), colour) in enumerate(zip(hypers.items(), COLOURS * len(hypers), strict=False)):
+        panel = ax.inset_axes((0, 1 - high - i * (high + gap), 1, high))
+        panel.plot([batch * stride for batch in range(len(figures))], list(figures), color=colour, linewidth=1.8)
+        panel.set_ylabel(name)
+        panel.yaxis.set_label_coords(-0.12, 0.5)
+        panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        if i + 1 == len(hypers):
+            panel.set_xlabel("batch")
+        else:
+            panel.tick_params(labelbottom=False)
+        _tidy(panel)
+    return ax
+
+
 def plot_images(
     images: Tensor,
     titles: Sequence[str] = (),
@@ -114,12 +145,12 @@ def show_image(image: Any, *, title: str = "", ax: "Axes | None" = None, cmap: s
     return ax
 
 
-def _axes(ax: "Axes | None") -> "Axes":
+def _axes(ax: "Axes | None", height: float = 4) -> "Axes":
     if ax is not None:
         return ax
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(6, 4), layout="constrained")[1]
+    return pyplot.subplots(figsize=(6, height), layout="constrained")[1]
 
 
 def _tidy(ax: "Axes") -> None:

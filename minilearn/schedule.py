@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 
-from minilearn.errors import positive
+from minilearn.errors import positive, share
 
 Schedule = Callable[[float], float]
+
+SEAM = 1e-9
+"""How near a share counts as being at a seam: 0.1 + 0.1 + 0.1 is a little more than 3/10, where a restart is due."""
 
 
 def SchedNo(start: float, end: float) -> Schedule:  # noqa: N802 -- fastai's name, as of all below
@@ -69,11 +72,11 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
     def value(t: float) -> float:
         begins = 0.0
         for pct, sched in parts[:-1]:
-            if t < begins + pct:
-                return sched((t - begins) / pct)
+            if t < begins + pct - SEAM:
+                return sched(max((t - begins) / pct, 0.0))
             begins += pct
         pct, sched = parts[-1]
-        return sched(min((t - begins) / (1 - begins), 1.0))
+        return sched(min(max((t - begins) / (1 - begins), 0.0), 1.0))
 
     return value
 
@@ -87,6 +90,5 @@ def combined_cos(pct: float, start: float, middle: float, end: float) -> Schedul
     >>> [round(combined_cos(0.25, 0.5, 1.0, 0.0)(t), 4) for t in (0.0, 0.125, 0.25, 0.625, 1.0)]
     [0.5, 0.75, 1.0, 0.5, 0.0]
     """
-    if not 0 <= pct <= 1:
-        raise ValueError(f"pct must be in [0, 1], got {pct}")
+    share("pct", pct)
     return combine_scheds([pct, 1 - pct], [SchedCos(start, middle), SchedCos(middle, end)])

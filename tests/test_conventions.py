@@ -17,8 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors", "tensors",
     "files", "data", "losses", "checks", "metrics", "schedule", "optim", "plots",
-    "callback", "loop",
+    "callback", "loop", "layered",
     "callbacks",
+    "fits",
     "learner",
     "vision",
     "all",
@@ -42,7 +43,7 @@ ROOM_ORDER = {
         "foreign",
         "__init__",
     ],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "__init__"],
+    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "__init__"],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

@@ -1,9 +1,11 @@
 """Pictures: what is drawn, and that it fits."""
 
+import itertools
+
 import pytest
 import torch
 
-from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
+from minilearn.plots import plot_images, plot_loss, plot_metrics, plot_sched, show_image
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
@@ -30,6 +32,31 @@ def test_metrics_have_a_curve_each_with_its_last_value() -> None:
         "other: 1.0000 at the end",
     ]
     assert ax.get_ylabel() == "share"
+
+
+def test_schedule_has_a_panel_for_each_hyperparameter() -> None:
+    ax = plot_sched({"lr": [0.1, 0.2, 0.3], "mom": [0.9, 0.8, 0.9]}, stride=4)
+    lr, mom = ax.child_axes
+    assert [panel.get_ylabel() for panel in (lr, mom)] == ["lr", "mom"]
+    assert list(lr.lines[0].get_xdata()) == [0, 4, 8]
+    assert list(mom.lines[0].get_ydata()) == [0.9, 0.8, 0.9]
+    assert mom.get_xlabel() == "batch"
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 6])
+def test_panels_of_a_schedule_lie_apart_within_the_axes(n: int) -> None:
+    ax = plot_sched({f"hyper {i}": [0.0, 1e-5] for i in range(n)})
+    ax.figure.draw_without_rendering()
+    boxes = [panel.get_position() for panel in ax.child_axes]
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
+    whole = ax.get_position()
+    assert boxes[0].y1 == pytest.approx(whole.y1)
+    assert boxes[-1].y0 == pytest.approx(whole.y0)
+
+
+def test_schedule_is_drawn_where_it_is_told() -> None:
+    ax = pyplot.figure().add_subplot()
+    assert plot_sched({"lr": [0.1]}, ax=ax) is ax
 
 
 @pytest.mark.parametrize("shape", [(5, 784), (5, 28, 28)])

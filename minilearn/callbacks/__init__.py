@@ -4,6 +4,15 @@ from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.nan import TerminateOnNaN
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
+from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
 from minilearn.callbacks.train_eval import TrainEval
 
-__all__ = ["DevicePlacement", "ProgressCallback", "Recorder", "TerminateOnNaN", "TrainEval"]
+__all__ = [
+    "DevicePlacement",
+    "ParamScheduler",
+    "ProgressCallback",
+    "Recorder",
+    "TerminateOnNaN",
+    "TorchScheduler",
+    "TrainEval",
+]

@@ -3,28 +3,36 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from minilearn.callback import Callback
-from minilearn.errors import in_range, warn
+from minilearn.errors import did_you_mean, in_range, warn
 from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics
+from minilearn.optim.hypers import Place, named
+from minilearn.plots import plot_sched
 from minilearn.tensors import LateScalars, shape_text
 
-Row = list[float | None]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
+Row = list[float | None]
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
 
-KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at", "_losses", "_lrs")
+KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at", "_losses", "_hps")
 """What a checkpoint holds of the history, beside the moving average."""
 
 
 class Recorder(Callback):
-    """Keeps what a fit shows: `values`, a row an epoch; `losses` and `lrs`, a figure a batch.
+    """Keeps what a fit shows: `values`, a row an epoch; `losses`, `hps` and `lrs`, a figure a batch.
 
     `train_loss` is the moving average of the training loss, debiased; `valid_loss` and the metrics are averages over
     the validation set in which each row counts the same. Without a validation set the metrics are of the training
@@ -49,7 +57,7 @@ class Recorder(Callback):
     seconds: list[float]
     """How long each row's epoch took."""
     stride: int
-    """`losses` and `lrs` hold every `stride`-th batch: 1 up to 32,768 batches, then doubled each time they fill."""
+    """`losses`, `hps`, `lrs` hold every `stride`-th batch: 1 up to 32,768 batches, then doubled each time they fill."""
     nan_at: int | None
     """The number of the first training batch whose loss was nan or infinite, as far as losses have been read."""
 
@@ -66,7 +74,9 @@ class Recorder(Callback):
         self.valid_values = []
         self.stride, self.nan_at, self._told = 1, None, False
         self._losses: list[float] = []
-        self._lrs: list[float] = []
+        self._hps: dict[str, list[float]] = {}
+        self._watched: Optimizer | None = None
+        self._columns: list[list[float]] = []
         self._late.clear()
         self._smooth_loss.reset()
 
@@ -83,10 +93,38 @@ class Recorder(Callback):
         return self._losses
 
     @property
+    def hps(self) -> dict[str, list[float]]:
+        """The last parameter group's hyperparameters (`lr`, `mom`, …), batch by batch (every `stride`-th).
+
+        Waits for the device. fastai keeps just those that are scheduled.
+        """
+        self._late.read()
+        return self._hps
+
+    @property
     def lrs(self) -> list[float]:
         """The last parameter group's learning rate, batch by batch (every `stride`-th). Waits for the device."""
-        self._late.read()
-        return self._lrs
+        return self.hps.get("lr", [])
+
+    def plot_sched(self, keys: str | Iterable[str] | None = None, *, ax: "Axes | None" = None) -> "Axes":
+        """Draws hyperparameters against the batch.
+
+        Args:
+            keys: a name, or several, of `hps`; by default those that were changed in the fit, else `lr`.
+            ax: where to draw.
+        Raises:
+            ValueError: no hyperparameter of that name was recorded, or nothing was.
+        """
+        known = self.hps
+        if not self._losses:
+            raise ValueError("there is no schedule to draw: no training batch has been recorded yet")
+        if keys is None:
+            keys = [name for name, figures in known.items() if len(set(figures)) > 1] or ["lr"]
+        names = [keys] if isinstance(keys, str) else list(keys)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no hyperparameter '{name}' was recorded{did_you_mean(name, known)}")
+        return plot_sched({name: known[name] for name in names}, stride=self.stride, ax=ax)
 
     def state_dict(self) -> dict[str, Any]:
         """The history so far, as plain values. Waits for the device."""
@@ -98,6 +136,7 @@ class Recorder(Callback):
         self._late.clear()
         for name in KEPT:
             setattr(self, name, copy.deepcopy(state[name]))
+        self._watched = None
         self._smooth_loss.load_state_dict(state["smooth_loss"])
 
     @contextmanager
@@ -139,7 +178,7 @@ class Recorder(Callback):
         if learn.training:
             if not hasattr(learn, "loss"):
                 return
-            self._late.append(learn.loss, learn.opt.param_groups[-1]["lr"])
+            self._late.append(learn.loss, self._hypers_now(learn.opt, learn.loss))
             if self.nan_at is not None and not self._told:
                 self._tell()
             if self._validates:
@@ -211,7 +250,28 @@ class Recorder(Callback):
                 row.append(None if value is None else float(value))
         return row
 
-    def _take(self, loss: float, lr: float) -> None:
+    def _hypers_now(self, opt: Optimizer, loss: Tensor) -> list[Any]:
+        """The last group's hyperparameters, in the order of `_columns`: numbers, or their copies on the way."""
+        if opt is not self._watched:
+            self._watch(opt)
+        found = self._figures_of(opt.param_groups[-1])
+        return [value if value.__class__ is float else _copy(value, loss) for value in found]
+
+    def _watch(self, opt: Optimizer) -> None:
+        """Looks up, once a fit, where the optimizer has what is recorded."""
+        self._late.read()  # figures on their way are of the optimizer before: there are none when a fit begins
+        self._watched, group = opt, opt.param_groups[-1]
+        spots = named(group)
+        for name in spots:
+            self._hps.setdefault(name, [math.nan] * len(self._losses))
+        # What a history from elsewhere has beyond that goes on as nan, so that all columns are as long as `losses`.
+        places = [spots.get(name, (name, None)) for name in self._hps]
+        self._columns = list(self._hps.values())
+        self._figures_of: Callable[[dict[str, Any]], Sequence[Any]] = partial(_figures, places)
+        if len(places) > 1 and all(key in group and i is None for key, i in places):
+            self._figures_of = itemgetter(*(key for key, _ in places))  # the same in a quarter of the time
+
+    def _take(self, loss: float, hypers_then: list[Any]) -> None:
         """Takes on a training loss that has arrived from the device."""
         batch = self._smooth_loss.count
         self._smooth_loss.update(loss)
@@ -221,10 +281,12 @@ class Recorder(Callback):
             smooth = self._smooth_loss.value
             assert smooth is not None
             self._losses.append(smooth)
-            self._lrs.append(lr)
+            for column, value in zip(self._columns, hypers_then, strict=True):
+                column.append(value if value.__class__ is float else float(value))
             if len(self._losses) == MAX_POINTS:
                 self.stride *= 2
-                del self._losses[1::2], self._lrs[1::2]
+                for column in (self._losses, *self._columns):
+                    del column[1::2]
 
     def _tell(self) -> None:
         self._told = True
@@ -233,6 +295,20 @@ class Recorder(Callback):
             f" (epoch {self.epoch}, learning rate {self.opt.param_groups[-1]['lr']:g}). Weights that became nan"
             " stay nan: use a smaller learning rate, or look for nan in the data. cbs=TerminateOnNaN() ends such a fit."
         )
+
+
+def _figures(places: Sequence[Place], group: Mapping[str, Any]) -> list[Any]:
+    return [group.get(key, math.nan) if i is None else group[key][i] for key, i in places]
+
+
+def _copy(value: Any, loss: Tensor) -> Any:
+    """A hyperparameter that is a tensor as it stands in this batch, which the next one may change in place.
+
+    From a GPU the copy is queued before the loss's, so that it has arrived when the loss has; nothing waits.
+    """
+    if not isinstance(value, Tensor):
+        return float(value)
+    return value.detach().to("cpu", non_blocking=True) if value.is_cuda and loss.is_cuda else value.detach().clone()
 
 
 @contextmanager

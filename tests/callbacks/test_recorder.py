@@ -1,6 +1,8 @@
 """The history: what is in it, in which order, and that it stays small."""
 
 import json
+import math
+from functools import partial
 
 import pytest
 import torch
@@ -19,17 +21,28 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.callbacks import DevicePlacement, ProgressCallback, recorder
+from minilearn.callbacks import DevicePlacement, ParamScheduler, ProgressCallback, recorder
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import mae, mse
 from minilearn.optim import SGD
+from minilearn.schedule import SchedLin
+from minilearn.tensors import LateScalars
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
 
 
-def learner(cbs: object = None, **kwargs: object) -> Learner:
-    learn = Learner(line_dls(), nn.Linear(3, 1), F.mse_loss, SGD, cbs=cbs, **kwargs)  # type: ignore[arg-type]
+def learner(cbs: object = None, opt_func: object = SGD, **kwargs: object) -> Learner:
+    learn = Learner(line_dls(), nn.Linear(3, 1), F.mse_loss, opt_func, cbs=cbs, **kwargs)  # type: ignore[arg-type]
     learn.logger = lambda line: None
     return learn
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> object:
+    """Every test leaves no figure open."""
+    yield
+    pyplot.close("all")
 
 
 def test_history_of_a_fit() -> None:
@@ -44,6 +57,103 @@ def test_history_of_a_fit() -> None:
     assert [len(row) for row in history.values] == [4, 4, 4]
     assert history.values[-1][0] == history.losses[-1] == history.smooth_loss.value
     assert all(seconds > 0 for seconds in history.seconds)
+
+
+def test_every_hyperparameter_is_kept_batch_by_batch() -> None:
+    learn = learner(opt_func=partial(SGD, mom=0.5, nesterov=True))
+    learn.fit(2, 0.05, wd=0.1, cbs=ParamScheduler({"mom": SchedLin(0.0, 0.8)}))
+    hps = learn.recorder.hps
+    assert next(iter(hps)) == "lr"
+    assert {"lr", "mom", "wd"} <= set(hps)
+    assert hps["mom"] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    assert hps["lr"] == learn.recorder.lrs == [0.05] * 4
+    assert hps["wd"] == [0.0] * 4, "the last group is the bias, which weight decay spares"
+
+
+@pytest.mark.parametrize(
+    ("opt_func", "expected"),
+    [
+        (partial(torch.optim.SGD, momentum=0.5, weight_decay=0.1), {"mom": 0.5, "wd": 0.1}),
+        (partial(torch.optim.AdamW, betas=(0.8, 0.7), eps=1e-3), {"mom": 0.8, "sqr_mom": 0.7, "eps": 1e-3}),
+        (partial(torch.optim.RMSprop, alpha=0.8, momentum=0.3), {"mom": 0.3, "sqr_mom": 0.8}),
+    ],
+)
+def test_torchs_hyperparameters_are_kept_under_our_names(opt_func: object, expected: dict[str, float]) -> None:
+    learn = Learner(line_dls(), nn.Linear(3, 1, bias=False), F.mse_loss, opt_func)  # type: ignore[arg-type]
+    with learn.no_logging():
+        learn.fit(1, 0.01)
+    assert {name: learn.recorder.hps[name] for name in expected} == {name: [v, v] for name, v in expected.items()}
+
+
+class AsFromAGPU(LateScalars):
+    """Gives every number late, as it would come from a GPU."""
+
+    def _is_free_to_read(self, scalar: torch.Tensor) -> bool:
+        return False
+
+
+def test_rate_that_is_a_tensor_is_kept_as_it_was_in_each_batch() -> None:
+    class Shrink(Callback):
+        def before_fit(self) -> None:
+            for group in self.opt.param_groups:
+                group["lr"] = torch.tensor(0.5)
+
+        def after_batch(self) -> None:
+            if self.training:
+                for group in self.opt.param_groups:
+                    group["lr"].mul_(0.5)
+
+    learn = learner(Shrink, opt_func=torch.optim.SGD)
+    learn.recorder._late = AsFromAGPU(learn.recorder._take)
+    learn.fit(2)
+    assert learn.recorder.lrs == [0.5, 0.25, 0.125, 0.0625]
+
+
+@pytest.mark.parametrize("late", [LateScalars, AsFromAGPU])
+def test_optimizer_that_is_exchanged_in_a_fit_leaves_gaps_and_no_error(late: type[LateScalars]) -> None:
+    class Exchange(Callback):
+        def before_batch(self) -> None:
+            if self.training and self.train_iter == 2:
+                self.learn.opt = torch.optim.Adagrad(self.model.parameters(), lr=0.5)
+
+    learn = learner(Exchange)
+    learn.recorder._late = late(learn.recorder._take)
+    learn.fit(2, 0.1)
+    assert learn.recorder.lrs == [0.1, 0.1, 0.5, 0.5]
+    mom, decay = learn.recorder.hps["mom"], learn.recorder.hps["eps"]
+    assert mom[:2] == [0.0, 0.0]
+    assert all(math.isnan(value) for value in (*mom[2:], *decay[:2]))
+
+
+def test_schedule_is_drawn_for_what_was_changed() -> None:
+    learn = learner(opt_func=partial(SGD, mom=0.9))
+    learn.fit(2, cbs=ParamScheduler({"lr": SchedLin(0.0, 0.1), "mom": SchedLin(0.9, 0.8)}))
+    panels = learn.recorder.plot_sched().child_axes
+    assert [panel.get_ylabel() for panel in panels] == ["lr", "mom"]
+    assert list(panels[0].lines[0].get_ydata()) == learn.recorder.lrs
+
+
+def test_schedule_of_a_plain_fit_is_its_rate() -> None:
+    learn = learner()
+    learn.fit(1)
+    assert [panel.get_ylabel() for panel in learn.recorder.plot_sched().child_axes] == ["lr"]
+
+
+@pytest.mark.parametrize("keys", ["wd", ["wd", "mom"]])
+def test_schedule_is_drawn_for_what_is_asked(keys: str | list[str]) -> None:
+    learn = learner()
+    learn.fit(1)
+    panels = learn.recorder.plot_sched(keys).child_axes
+    assert [panel.get_ylabel() for panel in panels] == ([keys] if isinstance(keys, str) else keys)
+
+
+def test_schedule_that_is_not_there_is_refused() -> None:
+    learn = learner()
+    with pytest.raises(ValueError, match="no training batch has been recorded yet"):
+        learn.recorder.plot_sched()
+    learn.fit(1)
+    with pytest.raises(ValueError, match="no hyperparameter 'momm' was recorded; did you mean 'mom'"):
+        learn.recorder.plot_sched("momm")
 
 
 def test_losses_are_the_debiased_moving_average() -> None:
@@ -118,8 +228,17 @@ def test_history_stays_small_however_many_batches(monkeypatch: pytest.MonkeyPatc
     learn.fit(25)
     history = learn.recorder
     assert len(history.losses) == len(history.lrs) <= 8
+    assert {len(figures) for figures in history.hps.values()} == {len(history.losses)}
     assert history.stride == 8
     assert history.iters[-1] == history.smooth_loss.count == 50
+
+
+def test_thinned_schedule_holds_every_strideth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_POINTS", 8)
+    learn = learner()
+    learn.fit(25, cbs=ParamScheduler({"lr": SchedLin(0.0, 0.05), "wd": SchedLin(0.0, 0.5)}))
+    assert learn.recorder.stride == 8
+    assert learn.recorder.lrs == pytest.approx([0.0, 0.008, 0.016, 0.024, 0.032, 0.04, 0.048])
 
 
 def test_thinned_history_holds_every_strideth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +298,7 @@ def test_history_goes_on_from_its_state_through_json() -> None:
     second.remove_cb(DevicePlacement).remove_cb(ProgressCallback).add_cb(Resume)
     second.fit(4, 0.05, start_epoch=2)
     assert second.recorder.losses == whole.recorder.losses
+    assert second.recorder.hps == whole.recorder.hps
     assert second.recorder.values == whole.recorder.values
     assert second.recorder.iters == whole.recorder.iters
     assert second.train_iter == whole.train_iter == 8
