@@ -32,7 +32,7 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TerminateOnNaN, TrainEval
+from minilearn.callbacks import DevicePlacement, LRFinder, ProgressCallback, Recorder, TerminateOnNaN, TrainEval
 from minilearn.data import (
     DataError,
     DataLoader,
@@ -47,6 +47,7 @@ from minilearn.data import (
 )
 from minilearn.learner import Learner, trainable_params
 from minilearn.losses import mnist_loss
+from minilearn.lr_suggest import minimum, slide, steep, valley
 from minilearn.metrics import (
     AvgLoss,
     AvgMetric,
@@ -113,6 +114,7 @@ __all__ = [
     "F",
     "Image",
     "L",
+    "LRFinder",
     "Lamb",
     "Larc",
     "Learner",
@@ -148,6 +150,7 @@ __all__ = [
     "error_rate",
     "first",
     "mae",
+    "minimum",
     "mnist",
     "mnist_loss",
     "mnist_sample",
@@ -163,6 +166,8 @@ __all__ = [
     "rmse",
     "set_seed",
     "show_image",
+    "slide",
+    "steep",
     "string",
     "tensor",
     "to_device",
@@ -170,4 +175,5 @@ __all__ = [
     "torch",
     "trainable_params",
     "untar_data",
+    "valley",
 ]

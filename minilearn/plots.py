@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 """Of the palette by Okabe and Ito: told apart by colour-blind readers too."""
+PALETTE = (BLUE, ORANGE, GREEN, "#E69F00", "#56B4E9", PURPLE, "#000000", "#8C6D1F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""Colours and markers for up to eight curves: the whole of that palette, and a brown for its yellow, which is pale."""
 
 
 def plot_loss(losses: Sequence[float], *, stride: int = 1, skip_start: int = 0, ax: "Axes | None" = None) -> "Axes":
@@ -27,6 +30,40 @@ def plot_loss(losses: Sequence[float], *, stride: int = 1, skip_start: int = 0, 
     ax.plot([i * stride for i in range(skip_start, len(losses))], losses[skip_start:], color=BLUE, linewidth=1.8)
     ax.set(xlabel="batch", ylabel="loss (moving average)", title="training loss")
     _tidy(ax)
+    return ax
+
+
+def plot_lr_find(
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    suggestions: Mapping[str, float] | None = None,
+    *,
+    skip_end: int = 5,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """The loss against the learning rate, with each suggested rate marked and named.
+
+    Args:
+        lrs: the rates, rising; the axis is logarithmic.
+        losses: the loss at each, such as ``learn.lr_search.losses``.
+        suggestions: rates by name; one that is nan is left out.
+        skip_end: how many points at the end to leave out, where the loss has blown up; none of fewer than 10 points.
+        ax: where to draw.
+    """
+    import numpy as np
+
+    ax = _axes(ax)
+    n = len(lrs) - skip_end if len(lrs) >= 10 else len(lrs)
+    shown, heights = list(lrs[:n]), list(losses[:n])
+    ax.plot(shown, heights, color=BLUE, linewidth=1.8)
+    known = {name: lr for name, lr in (suggestions or {}).items() if math.isfinite(lr)}
+    for (name, lr), colour, marker in zip(known.items(), PALETTE[1:] * len(known), MARKERS * len(known), strict=False):
+        height = float(np.interp(math.log(lr), np.log(shown), heights))
+        ax.plot([lr], [height], marker, color=colour, markersize=9, markeredgecolor="white", label=f"{name}: {lr:.2e}")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss (moving average)", title="learning-rate search")
+    _tidy(ax)
+    if known:
+        ax.legend(frameon=False)
     return ax
 
 

@@ -16,8 +16,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors",
-    "files", "data", "losses", "checks", "metrics", "schedule", "optim", "plots",
-    "callback", "loop",
+    "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
+    "callback", "loop", "restore",
     "callbacks",
     "learner",
     "vision",
@@ -26,7 +26,7 @@ ROOMS = [
 ROOM_ORDER = {
     "data": ["download", "idx", "handwritten", "loader", "__init__"],
     "optim": ["lists", "steppers", "optimizer", "recipes", "groups", "__init__"],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "__init__"],
+    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "lr_find", "__init__"],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

@@ -14,6 +14,7 @@ class TrainEval(Callback):
 
     order = -10  # before any callback that reads the counters
     run_valid = False
+    run_search = True  # a search trains
 
     def state_dict(self) -> dict[str, Any]:
         """How far training has come."""
