@@ -74,7 +74,7 @@ from minilearn.optim import (
     RAdam,
     RMSProp,
 )
-from minilearn.plots import plot_images, plot_loss, plot_metrics, show_image
+from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, show_image
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -161,7 +161,9 @@ __all__ = [
     "partial",
     "plot_images",
     "plot_loss",
+    "plot_lr_find",
     "plot_metrics",
+    "plot_optimizers",
     "plt",
     "rmse",
     "set_seed",

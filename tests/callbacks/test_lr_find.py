@@ -524,19 +524,21 @@ def test_callbacks_keep_what_they_held() -> None:
     assert held.learn is learn
 
 
-def test_parameters_of_the_loss_are_put_back() -> None:
+def test_parameters_and_buffers_of_the_loss_are_put_back() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.scale = nn.Parameter(torch.ones(()))
+            self.register_buffer("seen", torch.zeros(()))
 
         def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+            self.seen += len(pred)
             return F.mse_loss(pred * self.scale, target)
 
     loss = Scaled()
     learn = learner(loss_func=loss, splitter=lambda model: [*model.parameters(), loss.scale])
     find(learn)
-    assert loss.scale.item() == 1.0
+    assert (loss.scale.item(), loss.seen.item()) == (1.0, 0.0)
 
 
 def test_model_that_was_moved_in_the_search_is_where_it_was() -> None:
