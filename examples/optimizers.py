@@ -3,7 +3,7 @@
     python examples/optimizers.py
 
 Each comes within 0.02 of the minimum, x = 5.0870 with f(x) = -24.08, in at most 500 steps and stays there; all of them
-together take about five seconds on one core. Leaves the picture optimizers.png: the way down, and how momentum gets
+together take about ten seconds on one core. Leaves the picture optimizers.png: the way down, and how momentum gets
 over a flat place on which plain descent comes to rest. To add an optimizer, add a line to SETTINGS.
 """
 

@@ -49,7 +49,9 @@ def restored(learn: Loop, params: Iterable[Tensor] = ()) -> Iterator[None]:
     rewind = _Rewind()
     rewind.random()
     rewind.loader(learn.dls.train)
-    rewind.value([learn.model, learn.loss_func, learn.__dict__.get("opt"), list(params), list(learn.cbs)])
+    rewind.value([learn.model, learn.loss_func, list(params), list(learn.cbs)])
+    if "opt" in learn.__dict__:
+        rewind.thing(learn.opt)  # it need not be a subclass of torch's
     attributes, cbs = dict(learn.__dict__), list(learn.cbs)
     try:
         yield
@@ -116,12 +118,17 @@ class _Rewind:
             self._each(value.values() if isinstance(value, dict) else value)
         elif isinstance(value, (tuple, frozenset)):
             self._each(value)
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray) and value.flags.writeable:
             array = value.copy()
             self._undos.append(lambda: np.copyto(value, array))
         elif not self._generator(value) and _has_state(value):
             state = copy.deepcopy(value.state_dict())
             self._undos.append(lambda: value.load_state_dict(state))
+
+    def thing(self, thing: Any) -> None:
+        """Notes an object's attributes, and all that they hold."""
+        if not self._known(thing):
+            self._object(thing)
 
     def _known(self, value: object) -> bool:
         if id(value) in self._seen:
@@ -171,7 +178,7 @@ class _Rewind:
         """Notes a tensor's numbers, and where they lie: `Module.to` puts others in their place."""
         kind, data, grad, requires_grad = type(tensor), tensor.data, None, tensor.requires_grad
         lazy = is_lazy(tensor)
-        writable = not lazy and not (data.layout is torch.strided and _overlaps(data))
+        writable = not lazy and not tensor.is_inference() and not _overlaps(data)
         numbers = data.clone() if writable else None
         if tensor.is_leaf and tensor.grad is not None:
             grad = tensor.grad
@@ -211,6 +218,8 @@ class _Rewind:
 
 def _overlaps(tensor: Tensor) -> bool:
     """Whether several elements lie at one place (an expanded tensor): such a tensor cannot be written to."""
+    if tensor.layout is not torch.strided:
+        return False
     return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 

@@ -15,6 +15,7 @@ from minilearn.data.loader import ANEW, DataLoaders, length, no_batch
 from minilearn.errors import did_you_mean, positive, warn, whole
 from minilearn.lr_suggest import SUGGESTIONS, Suggestion
 from minilearn.metrics import AvgSmoothLoss
+from minilearn.optim.groups import set_hypers
 from minilearn.plots import plot_lr_find
 from minilearn.restore import restored
 from minilearn.schedule import SchedExp
@@ -109,8 +110,7 @@ class LRFinder(Callback):
         self._late.read()
 
     def _set_rate(self) -> None:
-        for group in self.opt.param_groups:
-            group["lr"] = self._rate(self.count / self.num_it)
+        set_hypers(self.opt, lr=self._rate(self.count / self.num_it))
 
     def _take(self, loss: float, lr: float) -> None:
         """Takes on a loss that has arrived from the device."""
@@ -158,8 +158,17 @@ def find_lr(learn: "Learner", finder: LRFinder, suggest_funcs: Any, show_plot: b
     ends: no validation, no metrics, nothing printed, and of the events only `before_fit`, `before_epoch`,
     `before_train`, those of the batches, and `cleanup_fit`. Of the Learner's callbacks those take part that act on the
     step (`ON_THE_STEP`), unless `Callback.run_search` says otherwise; those that log, save, schedule or stop do not.
-    While it runs, `learn.lr_finder` is there.
+    While it runs, `learn.lr_finder` is there; afterwards `learn.lr_search` holds the curve.
 
+    Args:
+        learn: the Learner.
+        finder: the rates, and when to end.
+        suggest_funcs: what reads a rate off the curve: functions of (lrs, losses) or the names valley, steep, minimum
+            and slide, one or several; None for none. They see the curve without its ends, as in fastai: without the
+            first tenth of `num_it` and the last five points, or the first and last fifth of a short curve.
+        show_plot: whether to draw the curve with the suggestions.
+    Returns:
+        A named tuple of the suggested rates; where a rule finds none, there is a warning and nan.
     Raises:
         ValueError: there is no such suggestion, the training loader can be run through only once, or the loss is not
             finite from the start.
@@ -178,8 +187,12 @@ def find_lr(learn: "Learner", finder: LRFinder, suggest_funcs: Any, show_plot: b
         vars(learn)["lr_finder"] = finder  # what callbacks written for fastai ask for
         learn.dls.loaders = [_Rounds(loader, finder.num_it), *learn.dls.loaders[1:]]
         finder.ends_with = _SearchEnded
-        with learn.no_logging(), suppress(_SearchEnded):
-            learn.fit(1)
+        try:
+            with learn.no_logging(), suppress(_SearchEnded):
+                learn.fit(1)
+        except BaseException as error:
+            error.add_note("raised in lr_find's search: the Learner is as it was before")
+            raise
     if not finder.lrs:
         raise ValueError(
             f"lr_find: the loss is no finite number from the first batch on, at a learning rate of {finder.start_lr:g}:"
@@ -219,6 +232,8 @@ class _Rounds:
                 raise ValueError(no_batch("training", length(self.loader)))
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copying asks of an object before it has its attributes
+            raise AttributeError(name)
         return getattr(self.loader, name)
 
 
@@ -254,7 +269,7 @@ def _chosen(suggest_funcs: Any) -> dict[str, Suggestion]:
 
 
 def _suggest(chosen: dict[str, Suggestion], finder: LRFinder) -> dict[str, float]:
-    """Each suggestion from the curve without its ends, as in fastai: a tenth at the start, five points at the end."""
+    """Each suggestion, from the curve without its ends."""
     n = len(finder.lrs)
     part = slice(min(finder.num_it // 10, n // 5), n - min(5, n // 5))
     suggestions = {}

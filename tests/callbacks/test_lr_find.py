@@ -479,6 +479,39 @@ def test_rates_of_groups_are_their_own_again() -> None:
     assert [float(group["lr"]) for group in learn.opt.param_groups] == [0.5, 0.25]
 
 
+def test_optimizer_that_is_none_of_torchs_is_put_back() -> None:
+    class Wrapper:
+        def __init__(self, params: object, lr: float) -> None:
+            self.inner, self.steps = SGD(params, lr, mom=0.9), 0
+            self.param_groups, self.state, self.zero_grad = self.inner.param_groups, {}, self.inner.zero_grad
+
+        def step(self) -> None:
+            self.steps += 1
+            self.inner.step()
+
+    learn = learner(opt_func=Wrapper)
+    learn.fit(1, 0.05)
+    (weight, bias) = learn.model.parameters()
+    before = learn.opt.steps, learn.opt.inner.state[weight]["grad_avg"].tolist(), learn.opt.param_groups[0]["lr"]
+    find(learn)
+    assert (
+        learn.opt.steps,
+        learn.opt.inner.state[weight]["grad_avg"].tolist(),
+        learn.opt.param_groups[0]["lr"],
+    ) == before
+
+
+def test_error_in_the_search_says_that_it_was_one() -> None:
+    learn = learner(Interrupt(ZeroDivisionError, "before_step"))
+    with pytest.raises(ZeroDivisionError) as caught:
+        find(learn)
+    assert caught.value.__notes__ == [
+        "raised in Interrupt.before_step",
+        "in epoch 0 of 1, training batch 7 of 100 (counted from 0)",
+        "raised in lr_find's search: the Learner is as it was before",
+    ]
+
+
 def test_frozen_layer_does_not_move_in_the_search() -> None:
     seen: list[bool] = []
 
