@@ -491,7 +491,7 @@ def test_optimizer_that_is_none_of_torchs_is_put_back() -> None:
 
     learn = learner(opt_func=Wrapper)
     learn.fit(1, 0.05)
-    (weight, bias) = learn.model.parameters()
+    (weight, _) = learn.model.parameters()
     before = learn.opt.steps, learn.opt.inner.state[weight]["grad_avg"].tolist(), learn.opt.param_groups[0]["lr"]
     find(learn)
     assert (
