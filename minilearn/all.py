@@ -34,6 +34,7 @@ from minilearn.callback import (
 )
 from minilearn.callbacks import (
     DevicePlacement,
+    LRFinder,
     ParamScheduler,
     ProgressCallback,
     Recorder,
@@ -56,6 +57,7 @@ from minilearn.data import (
 from minilearn.layered import trainable_params
 from minilearn.learner import Learner
 from minilearn.losses import mnist_loss
+from minilearn.lr_suggest import minimum, slide, steep, valley
 from minilearn.metrics import (
     AvgLoss,
     AvgMetric,
@@ -86,7 +88,7 @@ from minilearn.optim import (
     RMSProp,
     ranger,
 )
-from minilearn.plots import plot_images, plot_loss, plot_metrics, plot_sched, show_image
+from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, plot_sched, show_image
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -126,6 +128,7 @@ __all__ = [
     "F",
     "Image",
     "L",
+    "LRFinder",
     "Lamb",
     "Larc",
     "Learner",
@@ -166,6 +169,7 @@ __all__ = [
     "error_rate",
     "first",
     "mae",
+    "minimum",
     "mnist",
     "mnist_loss",
     "mnist_sample",
@@ -176,13 +180,17 @@ __all__ = [
     "partial",
     "plot_images",
     "plot_loss",
+    "plot_lr_find",
     "plot_metrics",
+    "plot_optimizers",
     "plot_sched",
     "plt",
     "ranger",
     "rmse",
     "set_seed",
     "show_image",
+    "slide",
+    "steep",
     "string",
     "tensor",
     "to_device",
@@ -190,4 +198,5 @@ __all__ = [
     "torch",
     "trainable_params",
     "untar_data",
+    "valley",
 ]

@@ -130,6 +130,8 @@ class Callback:
     """Whether the events within a batch reach this callback in training."""
     run_valid: bool = True
     """Whether the events within a batch reach this callback in validation."""
+    run_search: bool | None = None
+    """Whether it takes part in `lr_find`'s search; None: if it acts between a batch's arrival and its step."""
 
     learn: "Learner"
     """The Learner, from the moment the callback was added until it is removed."""

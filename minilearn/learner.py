@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minilearn.callback import Callback, Callbacks, CancelEpochException, CancelFitException
-from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
+from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
 from minilearn.data.loader import DataLoaders
 from minilearn.errors import describe, in_range, whole
 from minilearn.fits import Moms, ScheduledFits, check_moms
@@ -57,6 +57,8 @@ class Learner(ScheduledFits):
     >>> learn.recorder.metric_names
     ['epoch', 'train_loss', 'time']
     """
+
+    lr_search: LRSearch  # of the last `lr_find`
 
     def __init__(
         self,
@@ -166,6 +168,18 @@ class Learner(ScheduledFits):
             with self._cleaned_up(fitting=False), suppress(CancelEpochException, CancelFitException):
                 self._validate(dl)
         return list(recorder.valid_values)
+
+    def lr_find(
+        self,
+        start_lr: float = 1e-7,
+        end_lr: float = 10.0,
+        num_it: int = 100,
+        stop_div: bool = True,
+        show_plot: bool = True,
+        suggest_funcs: Any = "valley",
+    ) -> Any:
+        """Trains at rising rates (`LRFinder`), puts everything back (`find_lr`), and gives the suggestions by name."""
+        return find_lr(self, LRFinder(start_lr, end_lr, num_it, stop_div), suggest_funcs, show_plot)
 
     def _validate_aside(self, dl: Any) -> list[float | None]:
         """Validates at the word of a callback, in a fit that goes on afterwards as if nothing had been."""

@@ -16,8 +16,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors",
-    "files", "data", "losses", "checks", "metrics", "schedule", "optim", "plots",
-    "callback", "loop", "layered",
+    "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
+    "callback", "loop", "restore", "layered",
     "callbacks",
     "fits",
     "learner",
@@ -43,7 +43,7 @@ ROOM_ORDER = {
         "foreign",
         "__init__",
     ],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "__init__"],
+    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "lr_find", "__init__"],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

@@ -55,4 +55,15 @@ def test_example_is_short_documented_and_explains_itself(example: Path) -> None:
     text = example.read_text()
     assert len(text.splitlines()) <= 150
     assert f"python examples/{example.name}" in text.split('"""')[1]
-    assert "--seed" in run(example.name, "--help").stdout
+    options = run(example.name, "--help").stdout
+    assert "--out" in options
+    assert "--seed" in options or "set_seed" not in text  # an example without random numbers has nothing to seed
+
+
+def test_optimizers_prints_how_soon_each_got_there_and_leaves_its_picture(tmp_path: Path) -> None:
+    done = run("optimizers.py", "--steps", "60", "--out", str(tmp_path))
+    assert done.stderr == ""
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["SGD", "SGD"]
+    assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("Lion")] == ["never", "14"]
+    with Image.open(tmp_path / "optimizers.png") as picture:
+        assert picture.size[0] > 900

@@ -1,11 +1,14 @@
 """Pictures: what is drawn, and that it fits."""
 
 import itertools
+import math
+from functools import partial
 
 import pytest
 import torch
 
-from minilearn.plots import plot_images, plot_loss, plot_metrics, plot_sched, show_image
+from minilearn.optim import SGD
+from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, plot_sched, show_image
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
@@ -79,3 +82,62 @@ def test_pictures_are_drawn_where_they_are_asked_to() -> None:
     _, ax = pyplot.subplots()
     assert plot_loss([1.0], ax=ax) is ax
     assert show_image(torch.rand(2, 2), ax=ax) is ax
+
+
+def test_search_is_drawn_over_a_logarithmic_axis_with_what_it_suggests() -> None:
+    lrs, losses = [10.0**i for i in range(-9, 3)], [12.0 - i for i in range(12)]
+    ax = plot_lr_find(lrs, losses, {"valley": 1e-5, "none": math.nan, "between": 10**-4.5})
+    curve, valley, between = ax.lines
+    assert ax.get_xscale() == "log"
+    assert list(curve.get_xdata()) == lrs[:-5]
+    assert (valley.get_xdata()[0], valley.get_ydata()[0]) == (1e-5, pytest.approx(8.0))
+    assert between.get_ydata()[0] == pytest.approx(7.5)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["valley: 1.00e-05", "between: 3.16e-05"]
+
+
+def test_short_search_is_drawn_whole() -> None:
+    ax = plot_lr_find([0.1, 1.0, 10.0], [3.0, 2.0, 4.0])
+    assert len(ax.lines[0].get_xdata()) == 3
+    assert ax.get_legend() is None
+
+
+def test_paths_of_optimizers_differ_in_colour_and_marker_and_say_how_low_they_came() -> None:
+    several = {f"rate {i}": partial(SGD, lr=0.01 * (i + 1)) for i in range(8)}
+    ax = plot_optimizers(several, "valley", steps=10)
+    paths = ax.lines[:8]
+    assert len({line.get_color() for line in paths}) == len({line.get_marker() for line in paths}) == 8
+    assert all(len(line.get_xdata()) == 11 for line in paths)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    # rate 0: x is 0.99 and y 0.75 of what it was, each step; (x² + 25·y²) / 2 from (-5, 1.2).
+    assert labels[0] == f"rate 0: {(25 * 0.99**20 + 36 * 0.75**20) / 2:.3g}"
+    assert labels[-3:] == [f"rate 7: {(25 * 0.92**20 + 36) / 2:.3g}", "start", "minimum"]
+    assert [list(line.get_xdata()) for line in ax.lines[8:]] == [[-5.0], [0.0]]
+
+
+def test_path_that_leaves_the_picture_does_not_widen_it_and_says_so() -> None:
+    ax = plot_optimizers({"wild": partial(SGD, lr=1.0)}, "rosenbrock", steps=50)
+    assert ax.get_xlim() == (-1.7, 1.5)
+    assert ax.get_legend().get_texts()[0].get_text() == "wild: left the picture"
+
+
+def test_paths_on_a_curve_have_a_height_each() -> None:
+    same = partial(SGD, lr=0.01)
+    ax = plot_optimizers({"a": same, "b": same}, "x2_sin_x", 2.5, steps=20)
+    _, a, b, _, minima = ax.lines
+    assert list(a.get_xdata()) == list(b.get_xdata())
+    assert all(high > low for low, high in zip(a.get_ydata(), b.get_ydata(), strict=True))
+    assert len(minima.get_xdata()) == 2
+
+
+@pytest.mark.parametrize(
+    ("several", "error", "message"),
+    [
+        ([SGD], TypeError, "opt_funcs must be optimizers by name"),
+        ({str(i): SGD for i in range(9)}, ValueError, "opt_funcs must be at most 8, .* got 9"),
+    ],
+)
+def test_optimizers_that_cannot_be_told_apart_are_refused(
+    several: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        plot_optimizers(several)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
 
 from minilearn.callbacks.device import DevicePlacement
+from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.nan import TerminateOnNaN
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
@@ -9,10 +10,13 @@ from minilearn.callbacks.train_eval import TrainEval
 
 __all__ = [
     "DevicePlacement",
+    "LRFinder",
+    "LRSearch",
     "ParamScheduler",
     "ProgressCallback",
     "Recorder",
     "TerminateOnNaN",
     "TorchScheduler",
     "TrainEval",
+    "find_lr",
 ]

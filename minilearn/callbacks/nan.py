@@ -13,6 +13,7 @@ class TerminateOnNaN(Callback):
 
     order = Recorder.order + 1  # reads what the Recorder has seen
     run_valid = False
+    run_search = False  # a search ends itself
 
     def after_loss(self) -> None:
         self._look()

@@ -49,6 +49,7 @@ class ParamScheduler(Callback):
 
     order = Recorder.order + 10  # fastai's 60: after callbacks that would set a rate of their own
     run_valid = False
+    run_search = False  # a search sets the rate itself
 
     def __init__(self, scheds: Mapping[str, LayerSchedule]) -> None:
         if not isinstance(scheds, Mapping):
@@ -133,6 +134,7 @@ class TorchScheduler(Callback):
 
     order = ParamScheduler.order  # after the Recorder, whose row it reads
     run_valid = False
+    run_search = False  # a search sets the rate itself
 
     sched: Any
     """The scheduler of the fit."""

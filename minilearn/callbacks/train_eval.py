@@ -17,6 +17,7 @@ class TrainEval(Callback):
 
     order = -10  # before any callback that reads the counters
     run_valid = False
+    run_search = True  # a search trains
 
     _in_training_part = False
 
