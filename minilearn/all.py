@@ -4,6 +4,12 @@
 is first used.
 """
 
+# ruff: noqa: E402 -- what comes first is for the imports after it
+import gc
+
+_collects = gc.isenabled()
+gc.disable()  # a collection in the middle of the imports looks at all of torch's objects: 80 ms, for nothing
+
 import importlib
 import string
 from functools import partial
@@ -104,6 +110,8 @@ class _Later(ModuleType):
 
 
 plt: Any = _Later("matplotlib.pyplot")
+if _collects:
+    gc.enable()
 
 __all__ = [
     "Adadelta",

@@ -207,9 +207,11 @@ def adam_kernel_(
     As of all kernels: for parameters, gradients and states of which `in_order` and `fits_fused` hold.
     """
     steps = [torch.full((), float(step), device=params[0].device)] * len(params)
-    kernel = torch._fused_adamw_ if decay else torch._fused_adam_
-    options: Any = {"lr": lr, "beta1": mom, "beta2": sqr_mom, "weight_decay": decay or l2, "eps": eps}
-    kernel(params, grads, grad_avg, sqr_avg, [], steps, amsgrad=False, maximize=False, **options)
+    kernel: Any = torch._fused_adamw_ if decay else torch._fused_adam_
+    kernel(
+        params, grads, grad_avg, sqr_avg, [], steps,
+        lr=lr, beta1=mom, beta2=sqr_mom, weight_decay=decay or l2, eps=eps, amsgrad=False, maximize=False,
+    )  # fmt: skip
 
 
 def sgd_kernel_(
@@ -224,8 +226,12 @@ def sgd_kernel_(
     nesterov: bool = False,
 ) -> None:
     """All of SGD in one pass over the memory; without momentum `grad_avg` is empty."""
-    options: Any = {"lr": lr, "momentum": mom, "weight_decay": l2, "dampening": dampening, "nesterov": nesterov}
-    torch._fused_sgd_(params, grads, grad_avg, maximize=False, is_first_step=False, **options)
+    kernel: Any = torch._fused_sgd_
+    kernel(
+        params, grads, grad_avg,
+        lr=lr, momentum=mom, weight_decay=l2, dampening=dampening, nesterov=nesterov, maximize=False,
+        is_first_step=False,
+    )  # fmt: skip
 
 
 def adagrad_kernel_(

@@ -22,6 +22,7 @@ class _Call(NamedTuple):
     stepper: Callable[..., Any]
     states: tuple[str, ...]
     hypers: tuple[str, ...]
+    only_with: str | None
     marks: Any
 
 
@@ -44,17 +45,16 @@ class _Group(dict[str, Any]):
     def __init__(self, hypers: Mapping[str, Any]) -> None:
         super().__init__({TORCHS_NAMES.get(name, name): value for name, value in hypers.items()})
 
+    def __missing__(self, name: str) -> Any:
+        if name not in TORCHS_NAMES:
+            raise KeyError(name)
+        return self[TORCHS_NAMES[name]]
+
     def __contains__(self, name: object) -> bool:
         return super().__contains__(TORCHS_NAMES.get(name, name))  # type: ignore[call-overload]
 
-    def __getitem__(self, name: str) -> Any:
-        return super().__getitem__(TORCHS_NAMES.get(name, name))
-
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(TORCHS_NAMES.get(name, name), value)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return super().get(TORCHS_NAMES.get(name, name), default)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Group, (dict(self),)
@@ -172,9 +172,7 @@ class Optimizer(GroupMethods):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            kernel = (
-                None if group["l1"] or self._compiles else next((k for k in self._kernels if k.marks.when(group)), None)
-            )
+            kernel = self._kernel_for(group)
             for kind, params in self._alike(group["params"], kernel is not None).items():
                 self._apply(group, params, kind, kernel)
         return loss
@@ -187,6 +185,14 @@ class Optimizer(GroupMethods):
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None
+
+    def _kernel_for(self, group: dict[str, Any]) -> _Call | None:
+        """The kernel that does the work of all steppers for a group's hyperparameters."""
+        if not (group["l1"] or self._compiles):
+            for kernel in self._kernels:
+                if kernel.marks.when(group):
+                    return kernel
+        return None
 
     def _alike(self, params: list[Tensor], wants_order: bool) -> dict[_Kind, list[Tensor]]:
         """The parameters that have a gradient, in lists that one call can be made for.
@@ -213,10 +219,11 @@ class Optimizer(GroupMethods):
 
     def _apply(self, group: dict[str, Any], params: list[Tensor], kind: _Kind, kernel: _Call | None) -> None:
         """Moves parameters that one call can be made for."""
-        calls = [call for call in self._calls if _is_on(call, group)]
         on_cpu = kind.device.type == "cpu"
         if kernel is not None and kind.in_order and fits_fused(params[0]) and (on_cpu or not kernel.marks.cpu_only):
             calls = [kernel]
+        else:
+            calls = [call for call in self._calls if call.only_with is None or group[call.only_with]]
         rules = [(call, {name: kind.step if name == "step" else group[name] for name in call.hypers}) for call in calls]
         names = list(dict.fromkeys(name for call in calls for name in call.states))
         if kind.sparse:
@@ -254,7 +261,7 @@ class Optimizer(GroupMethods):
         name, shape = type(self).__name__, tuple(p.shape)
         if not self._takes_sparse:
             raise ValueError(f"{name} does not take sparse gradients, got one of shape {shape}; SGD and Adagrad do")
-        moving = [call.marks.only_with for call, _ in rules if hasattr(call.marks, "only_with")]
+        moving = [call.only_with for call, _ in rules if call.only_with is not None]
         if moving:
             given = ", ".join(f"{hyper}={group[hyper]}" for hyper in moving)
             raise ValueError(
@@ -275,11 +282,6 @@ class Optimizer(GroupMethods):
 OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles")
 
 
-def _is_on(call: _Call, group: dict[str, Any]) -> bool:
-    """Whether a stepper changes anything."""
-    return not hasattr(call.marks, "only_with") or bool(group[call.marks.only_with])
-
-
 def _run(rules: list[_Rule], block: Block) -> None:
     """Calls the steppers one after another; each sees the gradients that the one before it gave."""
     grads = block.grads
@@ -294,7 +296,8 @@ def _read_signature(stepper: Callable[..., Any], hypers: dict[str, Any]) -> _Cal
         if name not in hypers and name != "step":
             raise TypeError(f"{stepper.__name__} takes the hyperparameter '{name}', which the recipe does not give")
     states = tuple(p.name for p in taken if p.kind is not p.KEYWORD_ONLY)
-    return _Call(stepper, states, keywords, getattr(stepper, "func", stepper))
+    marks = getattr(stepper, "func", stepper)
+    return _Call(stepper, states, keywords, getattr(marks, "only_with", None), marks)
 
 
 def _some(params: Any) -> Any:
