@@ -57,11 +57,11 @@ class Blocks:
         large: Tensors = []
         for p in params:
             (small if p.numel() <= SMALL and p.is_contiguous() else large).append(p)
-        longest = BLOCK if cut or gather == "all" else max(p.numel() for p in params)
+        longest = BLOCK if cut else BLOCK * 8 if gather == "all" else max(p.numel() for p in params)
         scratch = self._scratch_of(params[0].dtype, max(BLOCK, SMALL, longest))
         for p in large:
             yield from self._cut_of(p, scratch, cut).blocks(p, names, states)
-        for bundle in self._bundles_of(small, scratch):
+        for bundle in self._bundles_of(small, scratch, BLOCK if cut else scratch.elements):
             scratch.used = 0
             grads: Tensors = [p.grad for p in bundle.params]  # type: ignore[misc]
             if gather != "nothing":
@@ -84,11 +84,11 @@ class Blocks:
             found = self._cuts[id(p)] = _Cut(p, scratch, cut)
         return found
 
-    def _bundles_of(self, small: Tensors, scratch: Scratch) -> Iterator["_Bundle"]:
+    def _bundles_of(self, small: Tensors, scratch: Scratch, most: int) -> Iterator["_Bundle"]:
         begin = elements = 0
         for end in range(1, len(small) + 1):
             elements += small[end - 1].numel()
-            if end == len(small) or elements + small[end].numel() > BLOCK:
+            if end == len(small) or elements + small[end].numel() > most:
                 params = small[begin:end]
                 key = tuple(map(id, params))
                 bundle = self._bundles.get(key)
@@ -163,6 +163,8 @@ def state_of(p: Tensor, name: str, states: States) -> Tensor:
     value: Tensor | None = state.get(name)
     if value is None:
         value = state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    elif value.is_contiguous() and p.is_contiguous():  # nearly always
+        return value
     elif in_order(p, p) and not in_order(p, value):  # loaded, or the model has become channels-last since
         value = state[name] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(value)
     return value

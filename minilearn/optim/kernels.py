@@ -206,6 +206,22 @@ def _mixed_adam_(
     lists.adam_kernel_(params, grads, direction, sqr_avg, lr=lr * total * (1 - mix**step), **hypers)
 
 
+@kernel(when=lambda group: group["mom"] < group["avg_mom"], cpu_only=True, in_blocks=True)
+def lion(
+    params: Tensors, grads: Tensors, grad_avg: Tensors, *, lr: float, mom: float, avg_mom: float, wd: float
+) -> None:
+    """Lion with decoupled decay: with share = mom / avg_mom, its direction is that of g + share/(1-share)·grad_avg.
+
+    grad_avg is the new average there, so that SGD's kernel finds both in one pass; and by its sign another moves p.
+    """
+    _decay_(params, lr, wd, decouple_wd=True)
+    share = mom / avg_mom
+    direction = lists.copy(grads, like=grad_avg)
+    lists.sgd_kernel_(direction, grads, grad_avg, lr=-share / (1 - share), mom=avg_mom, dampening=avg_mom)
+    lists.sign_(direction)
+    lists.sgd_kernel_(params, direction, [], lr=lr)
+
+
 @kernel(cpu_only=True, in_blocks=True)
 def lamb(
     params: Tensors,
@@ -225,5 +241,7 @@ def lamb(
     delta = lists.zeros(grad_avg)
     hypers: Any = {"mom": mom, "sqr_mom": sqr_mom, "eps": eps, "step": step}
     lists.adam_kernel_(delta, grads, grad_avg, sqr_avg, lr=-1.0, **hypers)
-    lists.scale_each_(delta, lamb_ratio(lists.norm(params, like=delta), lists.norm(delta)))
-    lists.add_(params, delta, -lr)
+    ratio = lamb_ratio(lists.norm(params, like=delta), lists.norm(delta))
+    if len(params) > 1:
+        lists.scale_each_(delta, ratio)
+    lists.sgd_kernel_(params, delta, [], lr=lr if len(params) > 1 else lr * ratio.item())

@@ -114,8 +114,10 @@ def sign_(a: Tensors) -> None:
     _change("sign", a)
 
 
-def copy(a: Tensors) -> Tensors:
-    """The same numbers."""
+def copy(a: Tensors, like: Tensors | None = None) -> Tensors:
+    """The same numbers; in a `Pack` where `like` is one of the same shapes."""
+    if isinstance(like, Pack) and not isinstance(a, Pack):
+        return like.layout.gather(a)
     if isinstance(a, Pack):
         out = a.layout.fresh()
         out.flat.copy_(a.flat)

@@ -79,8 +79,8 @@ class Optimizer(GroupMethods):
         kernels: the same rule in one pass (`minilearn.optim.kernels`), the first that may be used is. None may where a
             parameter's dtype or device has no such kernel.
         sparse: whether the rule leaves a parameter alone where its gradient is 0, so that it takes sparse gradients.
-        compile: make one kernel of the steppers with `torch.compile`, in place of `kernels`: for rules that have none.
-            Steppers marked `whole` are carried out as they are.
+        compile: make one kernel of the steppers with `torch.compile`, where none of `kernels` does the work. Steppers
+            marked `whole` are carried out as they are.
         l1: L1 regularisation, in [0, ∞): l1·sign(p) is added to the gradients.
         hypers: a default for each hyperparameter that the steppers take; a group may have its own.
 
@@ -173,8 +173,8 @@ class Optimizer(GroupMethods):
                 loss = closure()
         for group in self.param_groups:
             kernel = self._kernel_for(group)
-            for kind, params in self._alike(group["params"], kernel is not None).items():
-                self._apply(group, params, kind, kernel)
+            for kind, params, grads in self._alike(group["params"], kernel is not None):
+                self._apply(group, params, grads, kind, kernel)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -188,36 +188,56 @@ class Optimizer(GroupMethods):
 
     def _kernel_for(self, group: dict[str, Any]) -> _Call | None:
         """The kernel that does the work of all steppers for a group's hyperparameters."""
-        if not (group["l1"] or self._compiles):
+        if not group["l1"]:
             for kernel in self._kernels:
                 if kernel.marks.when(group):
                     return kernel
         return None
 
-    def _alike(self, params: list[Tensor], wants_order: bool) -> dict[_Kind, list[Tensor]]:
-        """The parameters that have a gradient, in lists that one call can be made for.
+    def _alike(self, params: list[Tensor], wants_order: bool) -> Iterable[tuple[_Kind, list[Tensor], list[Tensor]]]:
+        """The parameters that have a gradient, and the gradients, in lists that one call can be made for.
 
-        Almost always they are all of one kind, so each is only compared with the one before it.
+        Almost always they are all of one kind: that is looked at first, all of them at once.
         """
-        alike: dict[_Kind, list[Tensor]] = {}
-        kind, same = None, []
-        for p in params:
-            grad = p.grad
-            if grad is None:
-                continue
-            step = 0
-            if self._counts_steps:
-                state = self.state[p]
-                step = state["step"] = state.get("step", 0) + 1
+        grads: list[Any] = [p.grad for p in params]
+        if any([grad is None for grad in grads]):  # noqa: C419 -- a list is twice as fast here
+            params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
+            grads = [grad for grad in grads if grad is not None]
+        if not params:
+            return ()
+        steps = self._count_steps(params)
+        first = params[0]
+        if (
+            all(map(is_contiguous, params))
+            and all(map(is_contiguous, grads))
+            and len({p.dtype for p in params}) == len({p.device for p in params}) == len(set(steps)) == 1
+            and len({grad.layout for grad in grads}) == 1
+            and not grads[0].is_sparse
+        ):
+            return ((_Kind(first.device, first.dtype, steps[0], True, False), params, grads),)
+        alike: dict[_Kind, tuple[list[Tensor], list[Tensor]]] = {}
+        for p, grad, step in zip(params, grads, steps if self._counts_steps else [0] * len(params), strict=True):
             sparse = grad.is_sparse
-            found = (p.device, p.dtype, step, wants_order and not sparse and in_order(p, grad), sparse)
-            if found != kind:
-                kind = _Kind(*found)
-                same = alike.setdefault(kind, [])
-            same.append(p)
-        return alike
+            kind = _Kind(p.device, p.dtype, step, wants_order and not sparse and in_order(p, grad), sparse)
+            same = alike.setdefault(kind, ([], []))
+            same[0].append(p)
+            same[1].append(grad)
+        return ((kind, *same) for kind, same in alike.items())
 
-    def _apply(self, group: dict[str, Any], params: list[Tensor], kind: _Kind, kernel: _Call | None) -> None:
+    def _count_steps(self, params: list[Tensor]) -> list[int]:
+        """The number of each parameter's step; a single 0 where no rule asks for it."""
+        if not self._counts_steps:
+            return [0]
+        steps = []
+        for p in params:
+            state = self.state[p]
+            state["step"] = step = state.get("step", 0) + 1
+            steps.append(step)
+        return steps
+
+    def _apply(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], kind: _Kind, kernel: _Call | None
+    ) -> None:
         """Moves parameters that one call can be made for."""
         on_cpu = kind.device.type == "cpu"
         if kernel is not None and kind.in_order and fits_fused(params[0]) and (on_cpu or not kernel.marks.cpu_only):
@@ -230,18 +250,18 @@ class Optimizer(GroupMethods):
             for p in params:
                 self._step_rows(group, p, rules)
         elif on_cpu and not (calls[0] is kernel and not kernel.marks.in_blocks):
-            gather: Gather = "all" if self._compiles else "nothing" if calls[0] is kernel else "grads"
-            cut = not (self._wants_whole or self._compiles)
+            gather: Gather = "nothing" if calls[0] is kernel else "all" if self._compiles else "grads"
+            cut = not self._wants_whole and gather != "all"
             for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
-                self._carry_out(rules, names, block)
+                self._carry_out(rules, names, block, compiles=gather == "all")
         else:
-            grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
             states = {name: [state_of(p, name, self.state) for p in params] for name in names}
-            self._carry_out(rules, names, Block(params, grads, states))
+            compiles = self._compiles and not on_cpu and calls[0] is not kernel
+            self._carry_out(rules, names, Block(params, grads, states), compiles=compiles)
 
-    def _carry_out(self, rules: list[_Rule], names: list[str], block: Block) -> None:
+    def _carry_out(self, rules: list[_Rule], names: list[str], block: Block, *, compiles: bool) -> None:
         """Runs the steppers on a block, compiled if that was asked for."""
-        if self._compiles and (isinstance(block.params, Pack) or block.params[0].device.type != "cpu"):
+        if compiles and (isinstance(block.params, Pack) or block.params[0].device.type != "cpu"):
             columns = [block.params, block.grads, *(block.states[name] for name in names)]
             flat = [[part.flat] if isinstance(part, Pack) else [one.detach() for one in part] for part in columns]
 
@@ -278,6 +298,8 @@ class Optimizer(GroupMethods):
         for key, value in states.items():
             value[at] = state_rows[key]
 
+
+is_contiguous = Tensor.is_contiguous
 
 OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles")
 

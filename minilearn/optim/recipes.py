@@ -316,8 +316,8 @@ class Lion(Optimizer):
         decouple_wd: bool = True,
         **options: Unpack[Options],
     ) -> None:
-        rules = [_decay(decouple_wd), lion_step]
-        super().__init__(params, rules, lr=lr, mom=mom, avg_mom=avg_mom, wd=wd, **options)
+        rules, fast = [_decay(decouple_wd), lion_step], [kernels.lion] if decouple_wd else []
+        super().__init__(params, rules, kernels=fast, lr=lr, mom=mom, avg_mom=avg_mom, wd=wd, **options)
 
 
 class Lamb(Optimizer):
