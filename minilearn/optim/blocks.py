@@ -38,7 +38,7 @@ class Blocks:
     def __init__(self) -> None:
         self._scratch: dict[torch.dtype, Scratch] = {}
         self._cuts: dict[int, _Cut] = {}
-        self._bundles: dict[tuple[int, ...], _Bundle] = {}
+        self._plans: dict[tuple[int, ...], _Plan] = {}
 
     def over(
         self, params: Tensors, names: list[str], states: States, *, cut: bool = True, gather: Gather = "grads"
@@ -53,21 +53,19 @@ class Blocks:
             gather: what of parameters that are put together is laid together too, beside their state. Where all is,
                 a large parameter's block has no memory for what is computed on the way.
         """
-        small: Tensors = []
-        large: Tensors = []
-        for p in params:
-            (small if p.numel() <= SMALL and p.is_contiguous() else large).append(p)
-        longest = BLOCK if cut else BLOCK * 8 if gather == "all" else max(p.numel() for p in params)
+        largest = max([p.numel() for p in params])
+        longest = BLOCK if cut else BLOCK * 8 if gather == "all" else largest
         scratch = self._scratch_of(params[0].dtype, max(BLOCK, SMALL, longest))
-        for p in large:
+        plan = self._plan_of(params, scratch, BLOCK if cut else scratch.elements)
+        for p in plan.large:
             yield from self._cut_of(p, scratch, cut).blocks(p, names, states)
-        for bundle in self._bundles_of(small, scratch, BLOCK if cut else scratch.elements):
+        for bundle in plan.bundles:
             scratch.used = 0
             grads: Tensors = [p.grad for p in bundle.params]  # type: ignore[misc]
             if gather != "nothing":
                 grads = bundle.layout.gather(grads)
             together = bundle.layout.gather(bundle.params) if gather == "all" else bundle.params
-            yield Block(together, grads, {name: bundle.state(name, states) for name in names})
+            yield Block(together, grads, bundle.states(names, states))
             if gather == "all":
                 copy_(bundle.params, together)
 
@@ -75,7 +73,7 @@ class Blocks:
         scratch = self._scratch.get(dtype)
         if scratch is None or scratch.elements < elements:
             scratch = self._scratch[dtype] = Scratch(dtype, elements)
-            self._cuts, self._bundles = {}, {}
+            self._cuts, self._plans = {}, {}
         return scratch
 
     def _cut_of(self, p: Tensor, scratch: Scratch, cut: bool) -> "_Cut":
@@ -84,19 +82,34 @@ class Blocks:
             found = self._cuts[id(p)] = _Cut(p, scratch, cut)
         return found
 
-    def _bundles_of(self, small: Tensors, scratch: Scratch, most: int) -> Iterator["_Bundle"]:
+    def _plan_of(self, params: Tensors, scratch: Scratch, most: int) -> "_Plan":
+        """Which parameters are put together, at most so many elements at a time."""
+        key = (most, *map(id, params))
+        plan = self._plans.get(key)
+        if plan is None or not all(map(is_contiguous, plan.small)):
+            if len(self._plans) > MAX_PLANS:  # other parameters have gradients in each step
+                self._plans.clear()
+            plan = self._plans[key] = _Plan(params, scratch, most)
+        return plan
+
+
+MAX_PLANS = 100
+is_contiguous = Tensor.is_contiguous
+data_ptr = Tensor.data_ptr
+
+
+class _Plan:
+    """Parameters, the large ones and those that are put together."""
+
+    def __init__(self, params: Tensors, scratch: Scratch, most: int) -> None:
+        self.small = [p for p in params if p.numel() <= SMALL and p.is_contiguous()]
+        self.large = [p for p in params if not (p.numel() <= SMALL and p.is_contiguous())]
+        self.bundles: list[_Bundle] = []
         begin = elements = 0
-        for end in range(1, len(small) + 1):
-            elements += small[end - 1].numel()
-            if end == len(small) or elements + small[end].numel() > most:
-                params = small[begin:end]
-                key = tuple(map(id, params))
-                bundle = self._bundles.get(key)
-                if bundle is None:
-                    if len(self._bundles) > 1000:  # other parameters have gradients in each step
-                        self._bundles.clear()
-                    bundle = self._bundles[key] = _Bundle(params, scratch)
-                yield bundle
+        for end in range(1, len(self.small) + 1):
+            elements += self.small[end - 1].numel()
+            if end == len(self.small) or elements + self.small[end].numel() > most:
+                self.bundles.append(_Bundle(self.small[begin:end], scratch))
                 begin, elements = end, 0
 
 
@@ -145,16 +158,21 @@ class _Bundle:
         self.layout = Layout([p.shape for p in params], scratch)
         self._packs: dict[str, tuple[list[int], Pack]] = {}
 
-    def state(self, name: str, states: States) -> Pack:
-        """A piece of state; where it lies elsewhere (it was loaded, or is new), it is moved here."""
-        parts = [states[p].get(name) for p in self.params]
-        places, pack = self._packs.get(name, ([], None))
-        if pack is None or places != [0 if part is None else part.data_ptr() for part in parts]:
-            pack = self.layout.split(torch.zeros(self.layout.total, dtype=self.params[0].dtype))
-            for p, old, new in zip(self.params, parts, pack, strict=True):
-                states[p][name] = new if old is None else new.copy_(old)
-            self._packs[name] = [part.data_ptr() for part in pack], pack
-        return pack
+    def states(self, names: list[str], states: States) -> dict[str, Tensors]:
+        """The pieces of state; those that lie elsewhere (loaded, or new) are moved here."""
+        of_each = [states[p] for p in self.params]
+        found: dict[str, Tensors] = {}
+        for name in names:
+            parts: list[Any] = [state.get(name) for state in of_each]
+            places, pack = self._packs.get(name, ([], None))
+            missing = any([part is None for part in parts])  # noqa: C419 -- a list is twice as fast here
+            if pack is None or missing or list(map(data_ptr, parts)) != places:
+                pack = self.layout.split(torch.zeros(self.layout.total, dtype=self.params[0].dtype))
+                for state, old, new in zip(of_each, parts, pack, strict=True):
+                    state[name] = new if old is None else new.copy_(old)
+                self._packs[name] = list(map(data_ptr, pack)), pack
+            found[name] = pack
+        return found
 
 
 def state_of(p: Tensor, name: str, states: States) -> Tensor:

@@ -8,6 +8,7 @@ This is the one file that names torch's `_foreach_…` and `_fused_…` function
 `tests/optim/test_lists.py` fails where a release of torch changes one.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -158,7 +159,7 @@ def scale_each_(a: Tensors, factors: Tensor) -> None:
 
 def _rows(a: Tensors) -> Tensor | None:
     """The tensors of a `Pack` as the rows of one matrix, where they all have the same shape."""
-    if isinstance(a, Pack) and a.layout.sizes[0] and all(shape == a.layout.shapes[0] for shape in a.layout.shapes):
+    if isinstance(a, Pack) and a.layout.alike:
         return a.flat.view(len(a), -1)
     return None
 
@@ -208,12 +209,18 @@ def adam_kernel_(
 
     As of all kernels: for parameters, gradients and states of which `in_order` and `fits_fused` hold.
     """
-    steps = [torch.full((), float(step), device=params[0].device)] * len(params)
+    steps = [_number(float(step), params[0].device)] * len(params)
     kernel: Any = torch._fused_adamw_ if decay else torch._fused_adam_
     kernel(
         params, grads, grad_avg, sqr_avg, [], steps,
         lr=lr, beta1=mom, beta2=sqr_mom, weight_decay=decay or l2, eps=eps, amsgrad=False, maximize=False,
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=8)
+def _number(value: float, device: torch.device) -> Tensor:
+    """A number as the kernels want it, made once for all blocks of a step; they only read it."""
+    return torch.full((), value, device=device)
 
 
 def sgd_kernel_(
@@ -240,7 +247,7 @@ def adagrad_kernel_(
     params: Tensors, grads: Tensors, sqr_sum: Tensors, *, lr: float, eps: float, l2: float = 0.0
 ) -> None:
     """All of Adagrad in one pass over the memory."""
-    steps = [torch.ones((), device=params[0].device)] * len(params)  # the kernel asks for them, for a decay we have not
+    steps = [_number(1.0, params[0].device)] * len(params)  # the kernel asks for them, for a decay we have not
     options: Any = {"lr": lr, "lr_decay": 0.0, "weight_decay": l2, "eps": eps}
     torch._fused_adagrad_(params, grads, sqr_sum, steps, maximize=False, **options)
 

@@ -35,6 +35,7 @@ class Layout:
         self.shapes = [tuple(shape) for shape in shapes]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.total = sum(self.sizes)
+        self.alike = bool(self.sizes[0] and self.shapes[0]) and all(shape == self.shapes[0] for shape in self.shapes)
         self.scratch = scratch
         self._spare: list[Pack] = []
 
@@ -54,9 +55,8 @@ class Layout:
     def gather(self, a: Tensors) -> "Pack":
         """A copy of a list of such tensors in scratch memory."""
         copy = self.fresh()
-        first = self.shapes[0]
-        if len(first) and all(shape == first for shape in self.shapes):
-            torch.cat(a, out=copy.flat.view(-1, *first[1:]))
+        if self.alike:
+            torch.cat(a, out=copy.flat.view(-1, *self.shapes[0][1:]))
         else:
             torch.cat([part.reshape(-1) for part in a], out=copy.flat)
         return copy
