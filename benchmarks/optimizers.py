@@ -1,8 +1,9 @@
 """What a step of each optimizer costs beside torch's fastest form of it: `python benchmarks/optimizers.py`.
 
 Two sets of parameters: those of ResNet-18 (62 tensors, 11.7 million numbers) and 200 tensors of 64×64. All forms of a
-rule alternate in one process on one thread, and are compared by their median time: minilearn's, and torch's default,
-foreach and fused forms where they exist. For rules that torch lacks the other side is minilearn's Adam. Exits with 1
+rule take turns in one process on one thread, each round beginning with another, and are compared by their median time:
+minilearn's, and torch's default, foreach and fused forms where they exist. For rules that torch lacks the other side is
+minilearn's Adam. Where torch has no fused kernel, minilearn's form with compile=True is a row of its own. Exits with 1
 where a bar is missed.
 """
 
@@ -72,6 +73,10 @@ RULES: dict[str, tuple[Make, dict[str, Make], float]] = {
     "Lion": (lambda p: ours.Lion(p, 1e-3), OURS_ADAM, 1.50),
     "Lamb": (lambda p: ours.Lamb(p, 1e-3), OURS_ADAM, 1.50),
     "QHAdam": (lambda p: ours.QHAdam(p, 1e-3), OURS_ADAM, 1.50),
+    "RMSProp, compile": (lambda p: ours.RMSProp(p, 1e-3, compile=True), torchs(T.RMSprop, UNFUSED), 0.50),
+    "Adadelta, compile": (lambda p: ours.Adadelta(p, 1e-3, compile=True), torchs(T.Adadelta, UNFUSED), 0.50),
+    "RAdam, compile": (lambda p: ours.RAdam(p, 1e-3, compile=True), torchs(T.RAdam, UNFUSED), 0.50),
+    "NAdam, compile": (lambda p: ours.NAdam(p, 1e-3, compile=True), torchs(T.NAdam, UNFUSED), 0.50),
 }
 
 
@@ -86,8 +91,10 @@ def medians(makers: dict[str, Make], shapes: list[tuple[int, ...]], rounds: int)
     """The median time of a step of each, in seconds; they take turns."""
     opts = {name: make(parameters(shapes)) for name, make in makers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in opts}
+    names = list(opts)
     for i in range(rounds + 3):  # the first rounds make the state and warm up
-        for name, opt in opts.items():
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            opt = opts[name]
             started = time.perf_counter()
             opt.step()
             if i >= 3:
@@ -113,7 +120,7 @@ def main() -> int:
             missed += ratio > bar
             figures = ", ".join(f"{form} {1e3 * seconds:.2f} ms" for form, seconds in times.items())
             verdict = "ok" if ratio <= bar else "MISSED"
-            print(f"  {name:13s} {ratio:5.2f} of {best:9s} ≤ {bar:.2f}  {verdict:6s} {figures}", flush=True)
+            print(f"  {name:17s} {ratio:5.2f} of {best:9s} ≤ {bar:.2f}  {verdict:6s} {figures}", flush=True)
     return 1 if missed else 0
 
 
