@@ -50,13 +50,11 @@ class Blocks:
             names: the pieces of state that the rule keeps; they are made where they are missing.
             states: each parameter's pieces of state.
             cut: whether a large parameter may be cut.
-            gather: what of parameters that are put together is laid together too, beside their state. Where all is,
-                a large parameter's block has no memory for what is computed on the way.
+            gather: what of parameters that are put together is laid together too, beside their state.
         """
-        largest = max([p.numel() for p in params])
-        longest = BLOCK if cut else BLOCK * 8 if gather == "all" else largest
-        scratch = self._scratch_of(params[0].dtype, max(BLOCK, SMALL, longest))
-        plan = self._plan_of(params, scratch, BLOCK if cut else scratch.elements)
+        dtype = params[0].dtype
+        scratch = self._scratch.setdefault(dtype, Scratch(dtype, BLOCK))
+        plan = self._plan_of(params, scratch, BLOCK * 8 if gather == "all" else BLOCK)
         for p in plan.large:
             yield from self._cut_of(p, scratch, cut).blocks(p, names, states)
         for bundle in plan.bundles:
@@ -69,16 +67,9 @@ class Blocks:
             if gather == "all":
                 copy_(bundle.params, together)
 
-    def _scratch_of(self, dtype: torch.dtype, elements: int) -> Scratch:
-        scratch = self._scratch.get(dtype)
-        if scratch is None or scratch.elements < elements:
-            scratch = self._scratch[dtype] = Scratch(dtype, elements)
-            self._cuts, self._plans = {}, {}
-        return scratch
-
     def _cut_of(self, p: Tensor, scratch: Scratch, cut: bool) -> "_Cut":
         found = self._cuts.get(id(p))
-        if found is None or found.scratch is not scratch or found.cut is not cut:
+        if found is None or found.cut is not cut:
             found = self._cuts[id(p)] = _Cut(p, scratch, cut)
         return found
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
@@ -79,8 +80,8 @@ class Optimizer(GroupMethods):
         kernels: the same rule in one pass (`minilearn.optim.kernels`), the first that may be used is. None may where a
             parameter's dtype or device has no such kernel.
         sparse: whether the rule leaves a parameter alone where its gradient is 0, so that it takes sparse gradients.
-        compile: make one kernel of the steppers with `torch.compile`, where none of `kernels` does the work. Steppers
-            marked `whole` are carried out as they are.
+        compile: make one kernel of the steppers with `torch.compile`, where none of `kernels` does the work in a single
+            pass. Steppers marked `whole` are carried out as they are.
         l1: L1 regularisation, in [0, ∞): l1·sign(p) is added to the gradients.
         hypers: a default for each hyperparameter that the steppers take; a group may have its own.
 
@@ -240,37 +241,38 @@ class Optimizer(GroupMethods):
     ) -> None:
         """Moves parameters that one call can be made for."""
         on_cpu = kind.device.type == "cpu"
-        if kernel is not None and kind.in_order and fits_fused(params[0]) and (on_cpu or not kernel.marks.cpu_only):
-            calls = [kernel]
-        else:
-            calls = [call for call in self._calls if call.only_with is None or group[call.only_with]]
-        rules = [(call, {name: kind.step if name == "step" else group[name] for name in call.hypers}) for call in calls]
-        names = list(dict.fromkeys(name for call in calls for name in call.states))
+        if kernel is not None:
+            usable = kind.in_order and fits_fused(params[0]) and (on_cpu or not kernel.marks.cpu_only)
+            kernel = kernel if usable else None
+        if kernel is not None and not (on_cpu and kernel.marks.in_blocks):
+            states = {name: [state_of(p, name, self.state) for p in params] for name in kernel.states}
+            _run(_with_hypers([kernel], group, kind.step), Block(params, grads, states))
+            return
+        steppers = [call for call in self._calls if call.only_with is None or group[call.only_with]]
+        rules = _with_hypers(steppers, group, kind.step)
+        names = list(dict.fromkeys(name for call in steppers for name in call.states))
         if kind.sparse:
             for p in params:
                 self._step_rows(group, p, rules)
-        elif on_cpu and not (calls[0] is kernel and not kernel.marks.in_blocks):
-            gather: Gather = "nothing" if calls[0] is kernel else "all" if self._compiles else "grads"
-            cut = not self._wants_whole and gather != "all"
-            for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
-                self._carry_out(rules, names, block, compiles=gather == "all")
+        elif on_cpu:
+            self._step_blocks(
+                params, names, rules, None if kernel is None else _with_hypers([kernel], group, kind.step)
+            )
         else:
-            states = {name: [state_of(p, name, self.state) for p in params] for name in names}
-            compiles = self._compiles and not on_cpu and calls[0] is not kernel
-            self._carry_out(rules, names, Block(params, grads, states), compiles=compiles)
+            block = Block(params, grads, {name: [state_of(p, name, self.state) for p in params] for name in names})
+            if not (self._compiles and self._compiler.run(partial(_rule, rules, names), _columns(block))):
+                _run(rules, block)
 
-    def _carry_out(self, rules: list[_Rule], names: list[str], block: Block, *, compiles: bool) -> None:
-        """Runs the steppers on a block, compiled if that was asked for."""
-        if compiles and (isinstance(block.params, Pack) or block.params[0].device.type != "cpu"):
-            columns = [block.params, block.grads, *(block.states[name] for name in names)]
-            flat = [[part.flat] if isinstance(part, Pack) else [one.detach() for one in part] for part in columns]
-
-            def rule(params: list[Tensor], grads: list[Tensor], *states: list[Tensor]) -> None:
-                _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
-
-            if self._compiler.run(rule, flat):
-                return
-        _run(rules, block)
+    def _step_blocks(
+        self, params: list[Tensor], names: list[str], rules: list[_Rule], fast: list[_Rule] | None
+    ) -> None:
+        """Moves parameters on a CPU block by block, by a kernel where there is one, the large ones compiled if so."""
+        gather: Gather = "nothing" if fast else "all" if self._compiles else "grads"
+        cut = not (self._wants_whole or self._compiles)
+        for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
+            compiles = self._compiles and isinstance(block.params, Pack)
+            if not (compiles and self._compiler.run(partial(_rule, rules, names), _columns(block))):
+                _run(fast or rules, block)
 
     def _step_rows(self, group: dict[str, Any], p: Tensor, rules: Any) -> None:
         """Moves just those rows of a parameter that its sparse gradient has.
@@ -302,6 +304,21 @@ class Optimizer(GroupMethods):
 is_contiguous = Tensor.is_contiguous
 
 OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles")
+
+
+def _with_hypers(calls: list[_Call], group: dict[str, Any], step: int) -> list[_Rule]:
+    return [(call, {name: step if name == "step" else group[name] for name in call.hypers}) for call in calls]
+
+
+def _columns(block: Block) -> list[list[Tensor]]:
+    """A block's parameters, gradients and pieces of state; those that lie together as one tensor."""
+    columns = [block.params, block.grads, *block.states.values()]
+    return [[part.flat] if isinstance(part, Pack) else [one.detach() for one in part] for part in columns]
+
+
+def _rule(rules: list[_Rule], names: list[str], params: Any, grads: Any, *states: Any) -> None:
+    """The steppers as one function of the columns of a block."""
+    _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
 
 
 def _run(rules: list[_Rule], block: Block) -> None:

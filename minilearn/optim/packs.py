@@ -16,15 +16,17 @@ Tensors = list[Tensor]
 class Scratch:
     """Memory for what a rule computes on the way, over one block of parameters; the next block uses it again."""
 
-    def __init__(self, dtype: torch.dtype, elements: int) -> None:
-        self.dtype, self.elements = dtype, elements
+    def __init__(self, dtype: torch.dtype, least: int) -> None:
+        self.dtype, self.least = dtype, least
         self.used = 0
         self._flats: Tensors = []
 
     def take(self, number: int, elements: int) -> Tensor:
-        """The first `elements` of the memory of that number."""
-        while len(self._flats) <= number:
-            self._flats.append(torch.zeros(self.elements, dtype=self.dtype))
+        """The first `elements` of the memory of that number, which grows by doubling, from `least` on."""
+        if len(self._flats) <= number:
+            self._flats.append(torch.zeros(0, dtype=self.dtype))
+        if self._flats[number].numel() < elements:
+            self._flats[number] = torch.zeros(max(self.least, 1 << (elements - 1).bit_length()), dtype=self.dtype)
         return self._flats[number][:elements]
 
 
