@@ -169,41 +169,74 @@ MAX_PROGRAMS = 64
 """A rule that is another program in each step is not worth compiling."""
 
 
+class Prepared(NamedTuple):
+    """What the steppers do in a step: a program, and its plain numbers."""
+
+    program: Program
+    scalars: list[float]
+    tensors: dict[tuple[torch.device, torch.dtype], Tensor]
+
+
 class Compiler:
     """Carries steppers out as compiled programs; says once where that cannot be done."""
 
     def __init__(self) -> None:
         self.failed = False
 
-    def run(self, rule: Callable[..., None], columns: Sequence[Sequence[Tensor]]) -> bool:
-        """Carries out a rule on parameters.
+    def prepare(self, rule: Callable[..., None], columns: int) -> Prepared | None:
+        """Writes down what a rule does; None where that cannot be compiled.
 
         Args:
             rule: called with a list of one stand-in for each column, does what the steppers do.
+            columns: parameters, gradients and pieces of state: how many there are.
+        """
+        if self.failed:
+            return None
+        try:
+            recording = Recording(columns)
+            rule(*([one] for one in list(recording.inputs)))
+            return Prepared(recording.program(), recording.scalars, {})
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def run(self, prepared: Prepared | None, columns: Sequence[Sequence[Tensor]]) -> bool:
+        """Carries out a rule on parameters.
+
+        Args:
+            prepared: the rule.
             columns: the parameters, their gradients, and each piece of state, as many tensors each.
         Returns:
             Whether that was done; where not, nothing has been changed.
         """
-        if self.failed:
+        if self.failed or prepared is None:
             return False
         try:
-            recording = Recording(len(columns))
-            rule(*([one] for one in list(recording.inputs)))
-            program = recording.program()
             p, several = columns[0][0], len(columns[0])
-            key = program, p.dtype, several
-            function = _compiled.get(key)
-            if function is None:
-                if len(_compiled) >= MAX_PROGRAMS:
-                    raise RuntimeError(f"{MAX_PROGRAMS} programs have been compiled already")
-                dynamic = several == 1  # one flat tensor after another, of any length
-                function = _compiled[key] = torch.compile(_executor(program), dynamic=dynamic, fullgraph=True)
+            function = self._function(prepared.program, p.dtype, several)
             dtype = p.dtype if p.dtype == torch.float64 else torch.float32
-            scalars = torch.tensor(recording.scalars, dtype=dtype).to(p.device, non_blocking=True)
+            scalars = prepared.tensors.get((p.device, dtype))
+            if scalars is None:
+                scalars = torch.tensor(prepared.scalars, dtype=dtype).to(p.device, non_blocking=True)
+                prepared.tensors[p.device, dtype] = scalars
             function(scalars, *[tensor for row in zip(*columns, strict=True) for tensor in row])
         except Exception as error:
-            self.failed = True
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-            warn(f"compile=True has no effect: the optimizer's rule could not be compiled ({reason})")
+            self._give_up(error)
             return False
         return True
+
+    def _function(self, program: Program, dtype: torch.dtype, several: int) -> Callable[..., None]:
+        key = program, dtype, several
+        function = _compiled.get(key)
+        if function is None:
+            if len(_compiled) >= MAX_PROGRAMS:
+                raise RuntimeError(f"{MAX_PROGRAMS} programs have been compiled already")
+            dynamic = several == 1  # one flat tensor after another, of any length
+            function = _compiled[key] = torch.compile(_executor(program), dynamic=dynamic, fullgraph=True)
+        return function
+
+    def _give_up(self, error: Exception) -> None:
+        self.failed = True
+        said = str(error).strip()
+        reason = f"{type(error).__name__}: {said.splitlines()[0] if said else ''}"
+        warn(f"compile=True has no effect: the optimizer's rule could not be compiled ({reason})")

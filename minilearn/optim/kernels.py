@@ -158,7 +158,7 @@ def nadam(
     _mixed_adam_(params, grads, grad_avg, sqr_avg, shares, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, step=step)
 
 
-@kernel(when=lambda group: group["nu_2"] == 1 and group["nu_1"] < 1, cpu_only=True, in_blocks=True)
+@kernel(when=lambda group: group["nu_2"] == 1 and group["nu_1"] <= 1, cpu_only=True, in_blocks=True)
 def qhadam(
     params: Tensors,
     grads: Tensors,
@@ -192,18 +192,18 @@ def _mixed_adam_(
     eps: float,
     step: int,
 ) -> None:
-    """Adam along avg_share·grad_avg + grad_share·g, the shares at least 0, that of the gradient more.
+    """Adam along avg_share·grad_avg + grad_share·g, with the new average, the shares at least 0.
 
-    SGD's kernel moves zeros to the new average; Adam's then takes them for an average of its own, and weighs the
-    gradient in.
+    With mix in place of mom, what the kernel makes of a copy of the average is that sum, over the sum of the shares.
+    The new average itself lies between the old one and that.
     """
     avg_share, grad_share = shares
     total = avg_share + grad_share
-    mix = avg_share / total
-    direction = lists.zeros(grad_avg)
-    lists.sgd_kernel_(direction, grads, grad_avg, lr=-1.0, mom=mom, dampening=mom)
+    mix = avg_share * mom / total
+    direction = lists.copy(grad_avg)
     hypers: Any = {"mom": mix, "sqr_mom": sqr_mom, "eps": eps, "step": step}
     lists.adam_kernel_(params, grads, direction, sqr_avg, lr=lr * total * (1 - mix**step), **hypers)
+    lists.lerp_(grad_avg, direction, (1 - mom) / (1 - mix))
 
 
 @kernel(when=lambda group: group["mom"] < group["avg_mom"], cpu_only=True, in_blocks=True)

@@ -2,14 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from minilearn.optim.blocks import Block, Blocks, Gather, state_of
-from minilearn.optim.compiled import Compiler
+from minilearn.optim.compiled import Compiler, Prepared
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
 from minilearn.optim.lists import fits_fused, in_order
@@ -260,7 +259,8 @@ class Optimizer(GroupMethods):
             )
         else:
             block = Block(params, grads, {name: [state_of(p, name, self.state) for p in params] for name in names})
-            if not (self._compiles and self._compiler.run(partial(_rule, rules, names), _columns(block))):
+            prepared = self._prepared(names, rules)
+            if not (prepared and self._compiler.run(prepared, _columns(block))):
                 _run(rules, block)
 
     def _step_blocks(
@@ -269,10 +269,21 @@ class Optimizer(GroupMethods):
         """Moves parameters on a CPU block by block, by a kernel where there is one, the large ones compiled if so."""
         gather: Gather = "nothing" if fast else "all" if self._compiles else "grads"
         cut = not (self._wants_whole or self._compiles)
+        prepared = self._prepared(names, rules)
         for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
-            compiles = self._compiles and isinstance(block.params, Pack)
-            if not (compiles and self._compiler.run(partial(_rule, rules, names), _columns(block))):
+            compiles = prepared and isinstance(block.params, Pack)
+            if not (compiles and self._compiler.run(prepared, _columns(block))):
                 _run(fast or rules, block)
+
+    def _prepared(self, names: list[str], rules: list[_Rule]) -> Prepared | None:
+        """The steppers as one program, if that was asked for."""
+        if not self._compiles:
+            return None
+
+        def rule(params: Any, grads: Any, *states: Any) -> None:
+            _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
+
+        return self._compiler.prepare(rule, 2 + len(names))
 
     def _step_rows(self, group: dict[str, Any], p: Tensor, rules: Any) -> None:
         """Moves just those rows of a parameter that its sparse gradient has.
@@ -314,11 +325,6 @@ def _columns(block: Block) -> list[list[Tensor]]:
     """A block's parameters, gradients and pieces of state; those that lie together as one tensor."""
     columns = [block.params, block.grads, *block.states.values()]
     return [[part.flat] if isinstance(part, Pack) else [one.detach() for one in part] for part in columns]
-
-
-def _rule(rules: list[_Rule], names: list[str], params: Any, grads: Any, *states: Any) -> None:
-    """The steppers as one function of the columns of a block."""
-    _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
 
 
 def _run(rules: list[_Rule], block: Block) -> None:
