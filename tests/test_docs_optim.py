@@ -212,8 +212,8 @@ def test_table_has_the_constructors_defaults(name: str) -> None:
 
 def test_run_is_the_one_that_the_page_describes() -> None:
     words = " ".join(PAGE.split())
-    assert f"a network of 784, {EXAMPLE.HIDDEN} (ReLU) and 10 units" in words
-    assert f"batches of {EXAMPLE.BATCH} and `fit_one_cycle({EXAMPLE.EPOCHS}, lr_max)`" in words
+    assert f"The network has 784, {EXAMPLE.HIDDEN} (ReLU) and 10 units" in words
+    assert f"batches of {EXAMPLE.BATCH} and by `fit_one_cycle({EXAMPLE.EPOCHS}, lr_max)`" in words
 
 
 @pytest.mark.parametrize("name", TABLE)
