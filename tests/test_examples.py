@@ -67,3 +67,13 @@ def test_optimizers_prints_how_soon_each_got_there_and_leaves_its_picture(tmp_pa
     assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("Lion")] == ["never", "14"]
     with Image.open(tmp_path / "optimizers.png") as picture:
         assert picture.size[0] > 900
+
+
+def test_mnist_optimizers_prints_what_is_promised_and_what_was_reached(mnist_root: Path, tmp_path: Path) -> None:
+    done = run("mnist_optimizers.py", "--only", "Adam", "--seed", "3", "--runs", "2", "--out", str(tmp_path))
+    assert done.stderr == ""
+    name, _, promised, median, lowest = done.stdout.splitlines()[1].split()
+    assert name == "Adam"
+    assert float(promised) <= float(lowest) <= float(median)
+    with Image.open(tmp_path / "mnist_optimizers.png") as picture:
+        assert picture.size[0] > 800
