@@ -39,7 +39,7 @@ EVENTS: dict[str, str] = {
     "after_epoch": "An epoch is done.",
     "after_cancel_fit": "The fit was cancelled.",
     "after_fit": "The fit has come to its end.",
-    "cleanup_fit": "Always the last, whatever ended the fit (an error, Ctrl-C): put back what you replaced.",
+    "cleanup_fit": "Always the last, whatever ended the fit, last callback first: put back what you replaced.",
 }
 
 IN_BATCH = ("before_batch", "after_pred", "after_loss", "after_cancel_batch", "after_batch")

@@ -11,8 +11,8 @@ from minilearn.callback import Callbacks
 from minilearn.callbacks.schedule import LayerSchedule, ParamScheduler
 from minilearn.errors import in_range, positive, share, whole
 from minilearn.layered import LayeredLoop
-from minilearn.optim import Optimizer as OwnOptimizer
-from minilearn.optim.groups import Spread, has_momentum, hypers, layer_count, spread
+from minilearn.optim.groups import GroupMethods, Spread, has_momentum, layer_count, spread
+from minilearn.optim.hypers import place
 from minilearn.schedule import SEAM, SchedCos, SchedLin, SchedNo, SchedPoly, Schedule, combine_scheds, combined_cos
 
 Moms = tuple[float, float, float]
@@ -30,9 +30,10 @@ def check_moms(moms: Any) -> Moms | None:
     """
     if moms is None:
         return None
-    if not isinstance(moms, (tuple, list)) or len(moms) != 3:
+    several = list(moms) if isinstance(moms, Iterable) and not isinstance(moms, str) else []
+    if len(several) != 3:
         raise TypeError(f"moms must be three momenta, at the start, the middle and the end, got {moms!r}")
-    start, middle, end = (in_range("moms", mom, 0, 1) for mom in moms)
+    start, middle, end = (in_range("moms", mom, 0, 1) for mom in several)
     return start, middle, end
 
 
@@ -292,6 +293,9 @@ class ScheduledFits(LayeredLoop, ABC):
         self._not_running()
         epochs, freeze_epochs = whole("epochs", epochs), whole("freeze_epochs", freeze_epochs)
         start_epoch = whole("start_epoch", start_epoch)
+        if start_epoch > freeze_epochs + epochs:
+            total = freeze_epochs + epochs
+            raise ValueError(f"start_epoch must be at most freeze_epochs + epochs, {total} here, got {start_epoch}")
         base_lr, lr_mult = positive("base_lr", base_lr), positive("lr_mult", lr_mult)
         div, div_final, pct = positive("div", div), positive("div_final", div_final), share("pct_start", pct_start)
         fit = partial(
@@ -326,7 +330,7 @@ class ScheduledFits(LayeredLoop, ABC):
         whole("start_epoch", start_epoch)
         opt = self._ready_opt(reset_opt)
         name, lr = named_lr
-        rates = spread(self.lr if lr is None else lr, layer_count(opt), name)
+        rates = [in_range(name, rate, 0) for rate in spread(self.lr if lr is None else lr, layer_count(opt), name)]
         scheds: dict[str, LayerSchedule] = {"lr": _by_layer([shape(rate) for rate in rates], rates)}
         if cycle is not None and (moms := _moms_for(opt, cycle[1])) is not None:
             scheds["mom"] = combined_cos(cycle[0], *moms)
@@ -351,9 +355,16 @@ def _moms_for(opt: Optimizer, asked: Moms | None) -> Moms | None:
         return asked or USUAL_MOMS
     if asked is None:
         return None
-    kind = type(opt).__name__
+    inner: Any = opt
+    while isinstance(around := getattr(inner, "opt", None), Optimizer):  # Lookahead has the momentum of another
+        inner = around
+    kind = type(inner).__name__
     says = f"moms asks for momenta {asked}, but {kind}"
-    if "mom" not in hypers(opt)[-1]:
+    spot = place(inner.param_groups[-1], "mom")
+    if spot is None:
         raise ValueError(f"{says} has no momentum: leave moms out")
-    fix = f"opt_func=partial({kind}, {'mom' if isinstance(opt, OwnOptimizer) else 'momentum'}=0.9)"
-    raise ValueError(f"{says} was made without momentum: make it with, {fix}, or leave moms out")
+    fix = f"{spot[0]}={'0.9' if spot[1] is None else '(0.9, 0.999)'}"
+    if inner is opt and type(opt).__module__.startswith(("torch.optim.", "minilearn.optim.recipes")):
+        torchs = "" if isinstance(opt, GroupMethods) else "torch.optim."
+        fix += f", opt_func=partial({torchs}{kind}, {fix})"
+    raise ValueError(f"{says} was made without momentum: make it with {fix}, or leave moms out")

@@ -133,10 +133,13 @@ class Learner(ScheduledFits):
                 parameter to train. Whatever is raised, the Learner can be used again.
         """
         self._not_running()
-        self.n_epoch = whole("n_epoch", n_epoch)
-        start_epoch = whole("start_epoch", start_epoch)
+        n_epoch, start_epoch = whole("n_epoch", n_epoch), whole("start_epoch", start_epoch)
+        if start_epoch > n_epoch:
+            ends = "the number at which epochs end (not how many are to come)"
+            raise ValueError(f"start_epoch must be at most n_epoch, {ends}, got {start_epoch} and n_epoch={n_epoch}")
         lr = self.lr if lr is None else groups.numbers_of(lr, "lr")
         wd = self.wd if wd is None else in_range("wd", wd, 0)
+        self.n_epoch = n_epoch
         self._take_stock()
         groups.set_hypers(self._ready_opt(reset_opt), lr=lr, wd=wd)
         with self.added_cbs(cbs):

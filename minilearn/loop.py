@@ -314,7 +314,7 @@ class Loop:
         """Every callback cleans up, though one fails at it; an error that is on its way keeps the word."""
         failed: BaseException | None = None
         try:
-            for handler in self._handlers.get("cleanup_fit", ()):
+            for handler in reversed(self._handlers.get("cleanup_fit", [])):  # what was replaced last goes back first
                 try:
                     handler()
                 except BaseException as another:

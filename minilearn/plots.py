@@ -104,9 +104,10 @@ def plot_optimizers(
     ax = _axes(ax, (8, 5))
     on_curve = surface.dims == 1
     (_draw_curve if on_curve else _draw_contours)(ax, surface)
-    for i, (name, path) in enumerate(paths.items()):
+    for i, (name, whole_path) in enumerate(paths.items()):
+        path = _up_to_the_edge(whole_path, surface.window)
         heights = surface(path)
-        left = not bool(_inside(path[-1], surface.window))
+        left = len(path) < len(whole_path) or not bool(_inside(path[-1], surface.window))
         label = f"{name}: {'left the picture' if left else f'{heights[-1].item():.3g}'}"
         lift = (0.03 + 0.035 * i) * (ax.get_ylim()[1] - ax.get_ylim()[0]) if on_curve else 0.0
         xs, ys = path[:, 0], heights + lift if on_curve else path[:, 1]
@@ -166,6 +167,12 @@ def _inside(points: Tensor, window: tuple[tuple[float, float], ...]) -> Tensor:
     low, high = tensor(window).T
     inside: Tensor = ((points >= low) & (points <= high)).all(dim=-1)
     return inside
+
+
+def _up_to_the_edge(path: Tensor, window: tuple[tuple[float, float], ...]) -> Tensor:
+    """A path up to the step that leads out of a window for good: what swings around it would hide all others."""
+    inside = _inside(path, window).nonzero()
+    return path[: int(inside[-1]) + 2] if len(inside) else path[:1]
 
 
 def _marked(path: Tensor, window: tuple[tuple[float, float], ...], n: int = 12) -> list[int]:

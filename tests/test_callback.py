@@ -1,6 +1,7 @@
 """The callback base class: what it refuses, what can be read when, what an error says."""
 
 import traceback
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -175,6 +176,22 @@ def test_cancel_with_nothing_to_cancel_says_so() -> None:
         learner(Misplaced).fit(1)
     text = "".join(traceback.format_exception(caught.value))
     assert "raised in Misplaced.before_epoch, where there is nothing that it could cancel" in text
+
+
+def test_what_was_replaced_last_is_put_back_first() -> None:
+    class Swap(Callback):
+        def __init__(self, logger: Callable[[str], object]) -> None:
+            self.logger = logger
+
+        def before_fit(self) -> None:
+            self.logger, self.learn.logger = self.learn.logger, self.logger
+
+        cleanup_fit = before_fit
+
+    learn = learner()
+    before = learn.logger
+    learn.fit(1, cbs=[Swap(lambda line: None), Swap(lambda line: None)])
+    assert learn.logger is before
 
 
 def test_all_callbacks_clean_up_though_one_fails_at_it() -> None:

@@ -11,9 +11,11 @@ from conftest import line_dls
 from torch import Tensor, nn
 
 from minilearn.callback import Callback, CancelBatchException, CancelFitException, CancelStepException
+from minilearn.callbacks import ParamScheduler, TorchScheduler
 from minilearn.learner import Learner
-from minilearn.optim import SGD, Adagrad, Adam
+from minilearn.optim import SGD, Adagrad, Adam, Lookahead, OptimWrapper
 from minilearn.optim.groups import hypers, set_hyper
+from minilearn.schedule import SchedNo
 
 MomSGD = partial(SGD, mom=0.9)
 
@@ -296,8 +298,17 @@ def test_one_cycle_works_where_there_is_no_momentum_at_all() -> None:
 @pytest.mark.parametrize(
     ("opt_func", "fix"),
     [
-        (SGD, r"SGD was made without momentum: make it with, opt_func=partial\(SGD, mom=0\.9\), or leave moms out"),
-        (torch.optim.SGD, r"make it with, opt_func=partial\(SGD, momentum=0\.9\), or leave moms out"),
+        (
+            SGD,
+            r"SGD was made without momentum: make it with mom=0\.9, opt_func=partial\(SGD, mom=0\.9\), or leave moms",
+        ),
+        (torch.optim.SGD, r"momentum=0\.9, opt_func=partial\(torch\.optim\.SGD, momentum=0\.9\), or leave moms out"),
+        (partial(torch.optim.Adam, betas=(0.0, 0.9)), r"make it with betas=\(0\.9, 0\.999\), opt_func=partial\(torch"),
+        (
+            lambda params, lr: Lookahead(SGD(params, lr)),
+            r"SGD was made without momentum: make it with mom=0\.9, or leave",
+        ),
+        (partial(OptimWrapper, opt=torch.optim.SGD), r"SGD was made without momentum: make it with momentum=0\.9, or"),
         (Adagrad, "Adagrad has no momentum: leave moms out"),
     ],
 )
@@ -413,3 +424,43 @@ def test_one_cycle_learns() -> None:
     learn = learner(opt_func=Adam, batches=8)
     learn.fit_one_cycle(20, 0.3)
     assert (learn.recorder.values[-1][1] or math.inf) < 0.05
+
+
+def test_rate_below_zero_is_named_as_it_was_given() -> None:
+    learn = learner()
+    with pytest.raises(ValueError, match=r"^lr_max must be a finite number of at least 0, got -0\.01$"):
+        learn.fit_one_cycle(1, -0.01)
+    assert not learn.recorder.values, "nothing was done"
+
+
+def test_momenta_may_be_an_array() -> None:
+    cycled, expected = Rates(), Rates()
+    learner().fit_one_cycle(1, moms=torch.tensor([0.875, 0.75, 0.875]), cbs=cycled)  # type: ignore[arg-type]
+    learner().fit_one_cycle(1, moms=(0.875, 0.75, 0.875), cbs=expected)
+    assert cycled.moms == expected.moms
+
+
+def test_start_after_the_end_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"start_epoch must be at most n_epoch, .* got 3 and n_epoch=2$"):
+        learner().fit_one_cycle(2, start_epoch=3)
+    with pytest.raises(ValueError, match=r"start_epoch must be at most freeze_epochs \+ epochs, 3 here, got 4$"):
+        deep_learner().fine_tune(2, start_epoch=4)
+
+
+def test_schedule_beside_one_cycle_of_the_same_rate_is_refused() -> None:
+    learn = learner()
+    halved = TorchScheduler(partial(torch.optim.lr_scheduler.StepLR, step_size=1))
+    for scheduler, name in ((halved, "TorchScheduler"), (ParamScheduler({"lr": SchedNo(0.1, 0.1)}), "ParamScheduler")):
+        with pytest.raises(ValueError, match=f"^lr has two schedules in this fit, .* and one of {name}, .* leave one"):
+            learn.fit_one_cycle(1, cbs=scheduler)
+    with pytest.raises(ValueError, match=r"^mom has two schedules"):
+        learn.fit_one_cycle(1, cbs=ParamScheduler({"momentum": SchedNo(0.5, 0.5)}))
+    learn.fit_one_cycle(1, cbs=ParamScheduler({"wd": SchedNo(0.5, 0.5)}))
+    assert learn.opt.hypers[0]["mom"] == 0.9  # type: ignore[attr-defined]
+
+
+def test_freeze_with_an_optimizer_of_one_group_says_why_nothing_is_frozen() -> None:
+    learn, lines = deep_learner(), []
+    learn.opt_func, learn.logger = torch.optim.LBFGS, lines.append
+    learn.freeze()
+    assert lines == ["freeze_to(-1): nothing is frozen, as LBFGS has all parameters in one group"]

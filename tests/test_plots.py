@@ -120,6 +120,13 @@ def test_path_that_leaves_the_picture_does_not_widen_it_and_says_so() -> None:
     assert ax.get_legend().get_texts()[0].get_text() == "wild: left the picture"
 
 
+def test_path_that_leaves_the_picture_ends_there() -> None:
+    # y is -1.25 times what it was, each step: 1.2, -1.5, 1.875, and then ever further out, while x stays in the window.
+    ax = plot_optimizers({"swings": partial(SGD, lr=0.09)}, "valley", steps=50)
+    assert ax.lines[0].get_ydata() == pytest.approx([1.2, -1.5, 1.875])
+    assert ax.get_legend().get_texts()[0].get_text() == "swings: left the picture"
+
+
 def test_paths_on_a_curve_have_a_height_each() -> None:
     same = partial(SGD, lr=0.01)
     ax = plot_optimizers({"a": same, "b": same}, "x2_sin_x", 2.5, steps=20)

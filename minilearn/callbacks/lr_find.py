@@ -1,11 +1,12 @@
 """The learning-rate finder: a short training at rising rates, which leaves no trace, and what its curve suggests."""
 
 import copy
+import inspect
 import math
 from collections import namedtuple
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +135,9 @@ class LRFinder(Callback):
 class LRSearch:
     """What a search for a learning rate has found."""
 
-    lrs: list[float]
+    lrs: list[float] = field(repr=False)
     """The rates, batch by batch."""
-    losses: list[float]
+    losses: list[float] = field(repr=False)
     """The moving average of the loss at each."""
     suggestions: dict[str, float]
     """The suggested rates by name; nan where a rule found none."""
@@ -260,12 +261,25 @@ def _chosen(suggest_funcs: Any) -> dict[str, Suggestion]:
         func = SUGGESTIONS[asked] if isinstance(asked, str) else asked
         if not callable(func):
             raise TypeError(f"suggest_funcs must be names or functions of (lrs, losses), got {func!r}")
+        _look_at_signature(func)
         plain = func.func if isinstance(func, partial) else func
         name = getattr(plain, "__name__", type(plain).__name__)
         if name in chosen:
             raise ValueError(f"suggest_funcs has two named '{name}'; give one of them as a function of its own")
         chosen[name] = func
     return chosen
+
+
+def _look_at_signature(func: Suggestion) -> None:
+    """Refuses, before the search, a function that could not be called after it: fastai's have a third argument."""
+    try:
+        signature = inspect.signature(func)
+    except ValueError:  # one written in C may not tell
+        return
+    try:
+        signature.bind([], [])
+    except TypeError as error:
+        raise TypeError(f"suggest_funcs must be functions of (lrs, losses), got one of {signature}: {error}") from None
 
 
 def _suggest(chosen: dict[str, Suggestion], finder: LRFinder) -> dict[str, float]:

@@ -94,16 +94,17 @@ class Recorder(Callback):
 
     @property
     def hps(self) -> dict[str, list[float]]:
-        """The last parameter group's hyperparameters (`lr`, `mom`, …), batch by batch (every `stride`-th).
+        """The last layer's hyperparameters (`lr`, `mom`, …), batch by batch (every `stride`-th).
 
-        Waits for the device. fastai keeps just those that are scheduled.
+        They are those of the parameters that are not spared weight decay, where the layer has some. Waits for the
+        device. fastai keeps just those that are scheduled.
         """
         self._late.read()
         return self._hps
 
     @property
     def lrs(self) -> list[float]:
-        """The last parameter group's learning rate, batch by batch (every `stride`-th). Waits for the device."""
+        """The last layer's learning rate, batch by batch (every `stride`-th). Waits for the device."""
         return self.hps.get("lr", [])
 
     def plot_sched(self, keys: str | Iterable[str] | None = None, *, ax: "Axes | None" = None) -> "Axes":
@@ -251,16 +252,17 @@ class Recorder(Callback):
         return row
 
     def _hypers_now(self, opt: Optimizer, loss: Tensor) -> list[Any]:
-        """The last group's hyperparameters, in the order of `_columns`: numbers, or their copies on the way."""
+        """The last layer's hyperparameters, in the order of `_columns`: numbers, or their copies on the way."""
         if opt is not self._watched:
             self._watch(opt)
-        found = self._figures_of(opt.param_groups[-1])
+        found = self._figures_of(opt.param_groups[self._shown])
         return [value if value.__class__ is float else _copy(value, loss) for value in found]
 
     def _watch(self, opt: Optimizer) -> None:
         """Looks up, once a fit, where the optimizer has what is recorded."""
         self._late.read()  # figures on their way are of the optimizer before: there are none when a fit begins
-        self._watched, group = opt, opt.param_groups[-1]
+        self._watched, self._shown = opt, _last_layer(opt.param_groups)
+        group = opt.param_groups[self._shown]
         spots = named(group)
         for name in spots:
             self._hps.setdefault(name, [math.nan] * len(self._losses))
@@ -295,6 +297,17 @@ class Recorder(Callback):
             f" (epoch {self.epoch}, learning rate {self.opt.param_groups[-1]['lr']:g}). Weights that became nan"
             " stay nan: use a smaller learning rate, or look for nan in the data. cbs=TerminateOnNaN() ends such a fit."
         )
+
+
+def _last_layer(groups: Sequence[Mapping[str, Any]]) -> int:
+    """The group that stands for the last layer, counted from the end: one that has weight decay, if it has any.
+
+    Layers are numbered where a Learner made the groups; of others the last is taken.
+    """
+    for i in range(-len(groups), 0):
+        if groups[i].get("layer") == groups[-1].get("layer", i) and not groups[i].get("no_wd"):
+            return i
+    return -1
 
 
 def _figures(places: Sequence[Place], group: Mapping[str, Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,8 @@ from minilearn.callbacks.recorder import Recorder
 from minilearn.callbacks.train_eval import TrainEval
 from minilearn.data.loader import length
 from minilearn.errors import describe, did_you_mean, warn
-from minilearn.optim.groups import hypers, set_hyper
-from minilearn.optim.hypers import place
+from minilearn.optim.groups import hyper_name, set_hyper
+from minilearn.optim.hypers import HYPERS, OF_TORCHS_SCHEDULERS, place
 
 LayerSchedule = Callable[[float], float | Sequence[float]]
 """Gives, for the share of training that is done, a value for every layer, or a list with one for each."""
@@ -38,9 +38,9 @@ class ParamScheduler(Callback):
             list of one value a layer.
     Raises:
         TypeError: `scheds` is no dict of functions.
-        ValueError: when a fit begins: the optimizer has no such hyperparameter, the number of values is not that of
-            its layers, the Learner has no `TrainEval`, which counts, or a fit of one epoch is over a loader without
-            a length.
+        ValueError: when a fit begins: the optimizer has no such hyperparameter, or another callback schedules it; the
+            number of values is not that of its layers, the Learner has no `TrainEval`, which counts, or a fit of one
+            epoch is over a loader without a length.
     Source: the moment and the meaning of the share are those of `ParamScheduler` in fastai 2.8.
 
     >>> from minilearn.schedule import SchedCos
@@ -73,13 +73,7 @@ class ParamScheduler(Callback):
         self._before = state["before"] or self._before
 
     def before_fit(self) -> None:
-        known = list(dict.fromkeys(name for group in hypers(self.opt) for name in group))
-        for name in self.scheds:
-            if name not in known:
-                raise ValueError(
-                    f"{type(self.opt).__name__} has no hyperparameter '{name}'{did_you_mean(name, known)}"
-                    f" It has {', '.join(known)}."
-                )
+        self._look_at_names()
         if not any(isinstance(cb, TrainEval) for cb in self.learn.cbs):
             raise ValueError("a schedule needs TrainEval, which counts how far training has come: add cbs=TrainEval()")
         self._look_at_length()
@@ -100,12 +94,31 @@ class ParamScheduler(Callback):
         for name, sched in self.scheds.items():
             set_hyper(self.opt, name, sched(share))
 
+    def _look_at_names(self) -> None:
+        """Refuses a hyperparameter that the optimizer does not have, or that another callback schedules too."""
+        own = [hyper_name(self.opt, name) for name in self.scheds]
+        for cb in self.learn.cbs:
+            if isinstance(cb, TorchScheduler):
+                others = ["lr"]
+            elif isinstance(cb, ParamScheduler) and cb is not self:
+                others = [hyper_name(self.opt, name) for name in cb.scheds]
+            else:
+                continue
+            if twice := [name for name in own if name in others]:
+                raise ValueError(
+                    f"{twice[0]} has two schedules in this fit, one of ParamScheduler (fit_one_cycle and its like have"
+                    f" one) and one of {type(cb).__name__}, of which only the last would count: leave one out"
+                )
+
     def _look_at_length(self) -> None:
         if length(self.dls.train) is not None:
             return
         says = "the training loader has no length (__len__), so how far training has come is known once an epoch only"
         if self.n_epoch == 1:
-            raise ValueError(f"{says}: in a fit of one epoch, a schedule would stay at its start")
+            raise ValueError(
+                f"{says}: in a fit of one epoch, a schedule would stay at its start. Give the loader a __len__, or"
+                " train for more epochs in one fit"
+            )
         warn(f"{says}: the schedule moves from epoch to epoch, not from batch to batch")
 
 
@@ -166,7 +179,7 @@ class TorchScheduler(Callback):
 
     def before_fit(self) -> None:
         if self._before is None:
-            self._before = [_kept(group) for group in self.opt.param_groups]
+            self._before = [_kept(group, HYPERS) | _of_torch(group) for group in self.opt.param_groups]
             self._figures = []
             self._steps = self.epoch * (self._batches("start_epoch") if self.step_per == "batch" and self.epoch else 1)
         self._begin(self.opt)
@@ -253,23 +266,21 @@ class TorchScheduler(Callback):
     def _put_back(self, opt: Optimizer) -> None:
         assert self._before is not None
         for group, kept in zip(opt.param_groups, self._before, strict=False):
-            for key in ADDED_BY_TORCH:
+            for key in OF_TORCHS_SCHEDULERS:
                 if key not in kept:
                     group.pop(key, None)
         put_back(opt, self._before)
 
 
-ADDED_BY_TORCH = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
-"""What torch's schedulers write into groups for themselves."""
-
-
-def _kept(group: Mapping[str, Any], names: Sequence[str] | Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A group's hyperparameters of these names, or all that are numbers, under the group's own keys."""
-    if names is None:
-        keys = [key for key, value in group.items() if isinstance(value, (float, int, tuple, Tensor))]
-    else:
-        keys = [spot[0] for name in names if (spot := place(group, name)) is not None]
+def _kept(group: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A group's hyperparameters of these names, under its own keys; never a count of steps, which goes on."""
+    keys = [spot[0] for name in names if (spot := place(group, name)) is not None]
     return {key: group[key].clone() if isinstance(group[key], Tensor) else group[key] for key in keys}
+
+
+def _of_torch(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scheduler of torch's, made by hand before the fit, has left in a group."""
+    return {key: group[key] for key in OF_TORCHS_SCHEDULERS if key in group}
 
 
 def put_back(opt: Optimizer, before: Sequence[Mapping[str, Any]]) -> None:

@@ -269,6 +269,14 @@ def _unknown(opt: Optimizer, name: str) -> str:
     return f"{type(opt).__name__} has no hyperparameter '{name}'{end} It has {', '.join(has)}"
 
 
+def hyper_name(opt: Optimizer, name: str) -> str:
+    """fastai's name of a hyperparameter; a ValueError where the optimizer has none of the name that came."""
+    for group in opt.param_groups:
+        if (spot := place(group, name)) is not None:
+            return name_of(group, spot)
+    raise ValueError(_unknown(opt, name))
+
+
 def hypers(opt: Optimizer) -> list[dict[str, float]]:
     """The hyperparameters of each group, by fastai's names. Where one is a tensor on a GPU, this waits for it."""
     return [{name: read(group, spot) for name, spot in named(group).items()} for group in opt.param_groups]
@@ -332,7 +340,9 @@ def has_trainable(opt: Optimizer) -> bool:
 def freeze_note(opt: Optimizer, model: nn.Module, n: int) -> str:
     """What `freeze_to(n)` left undone that was perhaps expected, in a sentence; empty where it did all of it."""
     if n == -1 and layer_count(opt) == 1:
-        return f"freeze_to({n}): nothing is frozen, as there is one layer; Learner(splitter=...) makes several"
+        several = "there is one layer; Learner(splitter=...) makes several"
+        why = several if "layer" in opt.param_groups[0] else f"{type(opt).__name__} has all parameters in one group"
+        return f"freeze_to({n}): nothing is frozen, as {why}"
     known = {p for group in opt.param_groups for p in group["params"]}
     left = sum(not p.requires_grad for p in model.parameters() if p not in known)
     if n == 0 and left:

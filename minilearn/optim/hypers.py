@@ -46,8 +46,11 @@ PLACES: dict[str, tuple[Place, ...]] = {
 """Where a hyperparameter may be found, by fastai's name, in the order of looking."""
 FASTAI = {spot: name for name, spots in PLACES.items() for spot in spots}
 
-NO_HYPERS = ("params", "layer")
-"""Keys of a group that hold no hyperparameter, though one of them holds a number."""
+OF_TORCHS_SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
+"""What torch's schedulers write into groups for themselves."""
+
+NO_HYPERS = ("params", "layer", "lookahead_step", *OF_TORCHS_SCHEDULERS)
+"""Keys of a group that hold no hyperparameter, though some of them hold numbers."""
 
 
 def place(group: Mapping[str, Any], name: str) -> Place | None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from minilearn.errors import describe, whole
-from minilearn.optim import lists
+from minilearn.optim import groups, lists
+from minilearn.optim.groups import GroupMethods
 from minilearn.optim.recipes import RAdam
 
 STATE_HOOKS = (
@@ -22,7 +23,7 @@ SLOW = "slow"
 """The name of the slow weights in each parameter's state."""
 
 
-class Lookahead(torch.optim.Optimizer):
+class Lookahead(GroupMethods):
     """An optimizer that takes `k` steps and then goes back part of the way: a smoother path, less hurt by a high rate.
 
     Every k steps, for the weights of the inner optimizer (fast) and their slow copies:
@@ -86,6 +87,21 @@ class Lookahead(torch.optim.Optimizer):
     @defaults.setter
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.opt.defaults = defaults
+
+    def uses_hyper(self, name: str) -> bool:
+        """Whether the inner optimizer's rule takes a hyperparameter."""
+        return not isinstance(self.opt, GroupMethods) or self.opt.uses_hyper(name)
+
+    def clear_state(self) -> None:
+        """Forgets the inner optimizer's averages, the slow weights and the count of steps."""
+        if isinstance(self.opt, GroupMethods):
+            self.opt.clear_state()
+        else:
+            groups.clear_state(self.opt)
+        for values in self.opt.state.values():
+            values.pop(SLOW, None)
+        for group in self.opt.param_groups:
+            group.pop(COUNT, None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"opt": self.opt, "k": self.k, "alpha": self.alpha}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minilearn.errors import describe, in_range
 from minilearn.optim import kernels, lists
+from minilearn.optim.groups import layer_count
 from minilearn.optim.optimizer import Optimizer, Options
 from minilearn.optim.steppers import Tensors, adam_step, only_with, weight_decay, whole
 
@@ -110,7 +111,8 @@ class Muon(Optimizer):
 
     Muon's parameters are those that are matrices with at least two rows and columns, kernels seen as (out, all the
     rest); Adam's are biases, norms, and matrices of a single row or column. Of each group that is given, the two kinds
-    become groups of their own, with the same settings; ``group["muon"]`` and ``group["adam"]`` say which it is.
+    become groups of their own, with the same settings; ``group["muon"]`` and ``group["adam"]`` say which it is. Both
+    are one layer, for rates by layer and for freezing.
 
     Embeddings and the last layer are matrices too, though both papers leave them to Adam, as they do positions and
     class tokens. An optimizer sees shapes, not layers, so say so: ``partial(Muon, adam=[model.embed, model.head])``, or
@@ -178,11 +180,16 @@ class Muon(Optimizer):
             super().add_param_group(param_group)
         params = [params] if isinstance(params, Tensor) else list(params)
         takes_muon = [param_group.get("muon", True) and self._is_for_muon(p) for p in params]
+        layer = param_group.get("layer", layer_count(self))  # both groups are one layer
+        norms = set(param_group.get("norms", ()))
         for muon in (True, False):
-            some = [p for p, takes in zip(params, takes_muon, strict=True) if takes == muon]
-            if some or not (params or muon):
+            places = [i for i, takes in enumerate(takes_muon) if takes == muon]
+            if places or not (params or muon):
                 own = {"mom": self._adam_mom} if not muon else {}
-                super().add_param_group({**own, **param_group, "params": some, "muon": muon, "adam": not muon})
+                kind = {"muon": muon, "adam": not muon, "layer": layer}
+                if norms:
+                    kind["norms"] = [at for at, i in enumerate(places) if i in norms]
+                super().add_param_group({**own, **param_group, "params": [params[i] for i in places], **kind})
 
     def _is_for_muon(self, named: Any) -> bool:
         p = named[1] if isinstance(named, tuple) else named  # torch takes (name, parameter) too

@@ -689,6 +689,11 @@ def test_search_is_drawn_with_its_suggestions() -> None:
         ({"start_lr": 0.0}, ValueError, "start_lr must be a finite number greater than 0, got 0.0"),
         ({"suggest_funcs": "vally"}, ValueError, "no suggestion 'vally'; did you mean 'valley'?"),
         ({"suggest_funcs": [3]}, TypeError, r"suggest_funcs must be names or functions of \(lrs, losses\), got 3"),
+        (
+            {"suggest_funcs": lambda lrs, losses, num_it: 0.1},
+            TypeError,
+            r"suggest_funcs must be functions of \(lrs, losses\), got one of \(lrs, losses, num_it\): missing .* 'num_it'",
+        ),
         ({"suggest_funcs": ["steep", "steep"]}, ValueError, "two named 'steep'"),
     ],
 )
@@ -724,3 +729,9 @@ def test_fit_before_the_search_keeps_its_history() -> None:
     assert isinstance(learn.recorder, Recorder)
     assert learn.recorder.values == values
     assert learn.recorder.losses == losses
+
+
+def test_search_is_printed_by_its_suggestions() -> None:
+    learn = learner(opt_func=Adam)
+    find(learn, 1e-3, 1.0)
+    assert repr(learn.lr_search) == f"LRSearch(suggestions={learn.lr_search.suggestions})"

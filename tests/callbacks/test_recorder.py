@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import line_dls
 from torch import nn
+from torch.optim.lr_scheduler import StepLR
 
 from minilearn.vision import torchvision  # isort: skip  # noqa: F401 -- torchmetrics imports it
 import torchmetrics  # isort: skip
@@ -21,11 +22,11 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.callbacks import DevicePlacement, ParamScheduler, ProgressCallback, recorder
+from minilearn.callbacks import DevicePlacement, ParamScheduler, ProgressCallback, TorchScheduler, recorder
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import mae, mse
-from minilearn.optim import SGD
+from minilearn.optim import SGD, ranger
 from minilearn.schedule import SchedLin
 from minilearn.tensors import LateScalars
 
@@ -67,7 +68,29 @@ def test_every_hyperparameter_is_kept_batch_by_batch() -> None:
     assert {"lr", "mom", "wd"} <= set(hps)
     assert hps["mom"] == pytest.approx([0.0, 0.2, 0.4, 0.6])
     assert hps["lr"] == learn.recorder.lrs == [0.05] * 4
-    assert hps["wd"] == [0.0] * 4, "the last group is the bias, which weight decay spares"
+    assert hps["wd"] == [0.1] * 4, "the weights', though the last group is the bias, which is spared it"
+
+
+def test_figures_are_the_last_layers_those_of_what_has_weight_decay() -> None:
+    learn = learner(splitter=lambda m: [list(part.parameters()) for part in m])
+    learn.model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    learn.fit(2, [0.01, 0.02], cbs=ParamScheduler({"wd": SchedLin(0.0, 0.8)}))
+    assert learn.recorder.hps["wd"] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    assert learn.recorder.lrs == [0.02] * 4
+
+
+def test_last_layer_of_biases_alone_has_no_weight_decay_to_show() -> None:
+    learn = learner(opt_func=SGD, splitter=lambda m: [[m.weight], [m.bias]])
+    learn.fit(1, [0.01, 0.02], wd=0.1)
+    assert learn.recorder.hps["wd"] == [0.0, 0.0]
+    assert learn.recorder.lrs == [0.02, 0.02]
+
+
+def test_counts_of_steps_and_what_torchs_schedulers_note_are_no_hyperparameters() -> None:
+    learn = learner(opt_func=ranger)
+    learn.fit(1, cbs=TorchScheduler(partial(StepLR, step_size=1)))
+    learn.fit(1, cbs=TorchScheduler(partial(StepLR, step_size=1)))
+    assert set(learn.recorder.hps) == {"lr", "mom", "sqr_mom", "eps", "wd", "l1"}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from minilearn.callback import Callback, CancelBatchException, CancelStepExcepti
 from minilearn.callbacks import ParamScheduler, Recorder, TorchScheduler, TrainEval
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
-from minilearn.optim import SGD
+from minilearn.optim import SGD, Lookahead
 from minilearn.schedule import SchedLin
 
 MomSGD = partial(SGD, mom=0.9)
@@ -143,6 +143,34 @@ def test_state_has_what_comes_back_after_a_fit_that_is_gone_on_with() -> None:
     resumed.load_state_dict(saved)
     learn.fit(2, start_epoch=1, cbs=resumed)
     assert learn.opt.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_torchs_names_are_scheduled_too() -> None:
+    learn = learner(opt_func=torch.optim.AdamW)
+    learn.fit(1, cbs=ParamScheduler({"weight_decay": SchedLin(0.0, 0.8), "momentum": lambda t: 0.5}))
+    assert learn.recorder.hps["wd"] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    assert set(learn.recorder.hps["mom"]) == {0.5}
+    assert [(group["weight_decay"], group["betas"]) for group in learn.opt.param_groups] == [
+        (0.01, (0.9, 0.999)),
+        (0.0, (0.9, 0.999)),
+    ]
+
+
+def test_two_schedulers_leave_nothing_of_each_other_behind() -> None:
+    learn = learner()
+    stepped = TorchScheduler(partial(LinearLR, start_factor=0.5))
+    learn.fit(2, cbs=[ParamScheduler({"mom": lambda t: 0.5}), stepped])
+    assert set(learn.recorder.hps["mom"]) == {0.5}
+    assert [(group["lr"], group["mom"]) for group in learn.opt.param_groups] == [(1e-3, 0.9)] * 2
+    learn.fit(2, cbs=[TorchScheduler(partial(OneCycleLR, max_lr=0.1), "batch"), stepped])
+    assert [(group["lr"], group["mom"]) for group in learn.opt.param_groups] == [(1e-3, 0.9)] * 2
+
+
+def test_counts_of_an_optimizer_go_on_beside_a_scheduler() -> None:
+    learn = learner(opt_func=lambda params, lr: Lookahead(SGD(params, lr)))
+    for _ in range(2):
+        learn.fit(1, cbs=TorchScheduler(partial(StepLR, step_size=1)))
+    assert learn.opt.param_groups[0]["lookahead_step"] == 8
 
 
 def test_unknown_hyperparameter_is_refused_with_the_nearest() -> None:

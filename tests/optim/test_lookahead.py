@@ -332,3 +332,40 @@ def test_model_of_another_precision_goes_on_with_its_lookahead() -> None:
 def test_argument_out_of_its_range_is_named(make: Make, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make(parameters())
+
+
+def test_hyperparameters_and_freezing_go_by_fastais_names() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    opt = ranger([{"params": list(part.parameters())} for part in model], lr=0.1)
+    opt.set_hyper("lr", slice(1e-4, 1e-2))
+    assert [hyper["lr"] for hyper in opt.hypers] == [1e-4, 1e-2]
+    assert opt.opt.param_groups[0]["lr"] == 1e-4
+    opt.freeze()
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+
+
+def test_hyperparameter_that_the_inner_rule_was_made_without_is_refused() -> None:
+    opt = Lookahead(SGD(parameters(), lr=0.1, mom=0.9))
+    with pytest.raises(ValueError, match="dampening has no effect, as it was made without it"):
+        opt.set_hyper("dampening", 0.5)
+    Lookahead(torch.optim.SGD(parameters(), lr=0.1, momentum=0.9)).set_hyper("dampening", 0.5)
+
+
+def test_count_of_steps_is_no_hyperparameter() -> None:
+    params = parameters()
+    opt = ranger(params, lr=0.1)
+    steps(opt, params, 0, 1)
+    assert set(opt.hypers[0]) == {"lr", "mom", "sqr_mom", "eps", "wd", "l1"}
+
+
+@pytest.mark.parametrize("inner", [partial(Adam, lr=0.1), partial(torch.optim.Adagrad, lr=0.1)])
+def test_cleared_lookahead_steps_like_a_new_one(inner: Callable[..., torch.optim.Optimizer]) -> None:
+    params = parameters()
+    opt = Lookahead(inner(params), k=3)
+    steps(opt, params, 0, 4)
+    opt.clear_state()
+    copies = [p.detach().clone().requires_grad_() for p in params]
+    new = Lookahead(inner(copies), k=3)
+    steps(opt, params, 4, 9)
+    steps(new, copies, 4, 9)
+    assert all(torch.equal(p, copy) for p, copy in zip(params, copies, strict=True))

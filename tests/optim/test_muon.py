@@ -263,3 +263,22 @@ def test_argument_out_of_its_range_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         make(parameters(torch.float32))
+
+
+def test_both_groups_are_one_layer_for_rates_and_freezing() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    opt = Muon([{"params": part.parameters()} for part in model], lr=1e-3)
+    opt.set_hyper("lr", slice(1e-5, 1e-3))
+    assert [group["lr"] for group in opt.param_groups] == [1e-5, 1e-5, 1e-3, 1e-3]
+    opt.freeze()
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+
+
+def test_norms_of_a_frozen_layer_are_still_known_when_its_group_is_split() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), nn.Linear(8, 3))
+    dls = DataLoaders.from_tensors(torch.rand(8, 4), torch.rand(8, 3))
+    splitter = partial(map, nn.Module.parameters)
+    learn = Learner(dls, model, nn.functional.mse_loss, Muon, splitter=splitter, wd_bn_bias=True)  # type: ignore[arg-type]
+    learn.freeze()
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained == ["0.1.weight", "0.1.bias", "1.weight", "1.bias"]
