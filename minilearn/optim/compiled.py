@@ -8,7 +8,9 @@ is compiled when it is first met, and takes the plain numbers as an input.
 
 import operator
 import types
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -169,6 +171,14 @@ MAX_PROGRAMS = 64
 """A rule that is another program in each step is not worth compiling."""
 
 
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without the warnings of torch's compiler about itself (2.13: one on its first import)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 class Prepared(NamedTuple):
     """What the steppers do in a step: a program, and its plain numbers."""
 
@@ -213,13 +223,16 @@ class Compiler:
             return False
         try:
             p, several = columns[0][0], len(columns[0])
+            known = len(_compiled)
             function = self._function(prepared.program, p.dtype, several)
+            fresh = len(_compiled) > known
             dtype = p.dtype if p.dtype == torch.float64 else torch.float32
             scalars = prepared.tensors.get((p.device, dtype))
             if scalars is None:
                 scalars = torch.tensor(prepared.scalars, dtype=dtype).to(p.device, non_blocking=True)
                 prepared.tensors[p.device, dtype] = scalars
-            function(scalars, *[tensor for row in zip(*columns, strict=True) for tensor in row])
+            with _unwarned() if fresh else nullcontext():
+                function(scalars, *[tensor for row in zip(*columns, strict=True) for tensor in row])
         except Exception as error:
             self._give_up(error)
             return False

@@ -122,6 +122,8 @@ class Optimizer(GroupMethods):
             if name in HYPERS:
                 param_group[name] = HYPERS[name](f"{type(self).__name__}: {name}", value)
         params = param_group["params"]
+        if not isinstance(params, (Tensor, set)):  # torch says why not a set
+            param_group["params"] = params = list(params)  # a generator can be walked but once
         for p in [params] if isinstance(params, Tensor) else params:
             if isinstance(p, Tensor) and p.is_complex():
                 raise TypeError(f"{type(self).__name__} does not take complex parameters, got one of {tuple(p.shape)}")

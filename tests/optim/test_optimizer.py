@@ -157,6 +157,11 @@ def test_groups_have_hyperparameters_of_their_own() -> None:
     assert all(torch.equal(p, q) for p, q in zip(mine, theirs, strict=True))
 
 
+def test_generator_in_a_group_gives_its_parameters() -> None:
+    opt = SGD([{"params": nn.Linear(2, 3).parameters()}], 0.1)
+    assert [tuple(p.shape) for p in opt.param_groups[0]["params"]] == [(3, 2), (3,)]
+
+
 def test_parameters_of_different_dtypes_in_one_group() -> None:
     params = [torch.ones(3, dtype=dtype, requires_grad=True) for dtype in (torch.float32, torch.float64)]
     for p in params:
