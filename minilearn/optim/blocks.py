@@ -39,6 +39,7 @@ class Blocks:
         self._scratch: dict[torch.dtype, Scratch] = {}
         self._cuts: dict[int, _Cut] = {}
         self._bundles: dict[tuple[int, ...], _Bundle] = {}
+        self._bundled: dict[int, tuple[int, ...]] = {}
 
     def over(
         self, params: Tensors, names: list[str], states: States, *, cut: bool = True, gather: Gather = "grads"
@@ -80,7 +81,7 @@ class Blocks:
 
     def _cut_of(self, p: Tensor, scratch: Scratch, cut: bool) -> "_Cut":
         found = self._cuts.get(id(p))
-        if found is None or found.scratch is not scratch or found.cut is not cut:
+        if found is None or found.scratch is not scratch or found.cut is not cut or found.shape != p.shape:
             found = self._cuts[id(p)] = _Cut(p, scratch, cut)
         return found
 
@@ -92,12 +93,20 @@ class Blocks:
                 params = small[begin:end]
                 key = tuple(map(id, params))
                 bundle = self._bundles.get(key)
-                if bundle is None:
-                    if len(self._bundles) > 1000:  # other parameters have gradients in each step
-                        self._bundles.clear()
-                    bundle = self._bundles[key] = _Bundle(params, scratch)
+                # A parameter may have become one of another dtype or size since.
+                if bundle is None or bundle.layout.scratch is not scratch or bundle.layout.total != elements:
+                    bundle = self._bundle(key, params, scratch)
                 yield bundle
                 begin, elements = end, 0
+
+    def _bundle(self, key: tuple[int, ...], params: Tensors, scratch: Scratch) -> "_Bundle":
+        # Where other parameters have gradients in each step, the state of the same ones lies in ever other bundles: the
+        # old ones go, or memory would grow.
+        for one in key:
+            self._bundles.pop(self._bundled.get(one, ()), None)
+            self._bundled[one] = key
+        bundle = self._bundles[key] = _Bundle(params, scratch)
+        return bundle
 
 
 class _Cut:
@@ -105,6 +114,7 @@ class _Cut:
 
     def __init__(self, p: Tensor, scratch: Scratch, cut: bool) -> None:
         self.p, self.scratch, self.cut = p, scratch, cut  # p is held so that no other one gets its id
+        self.shape = p.shape
         full, rest = divmod(p.numel(), BLOCK)
         shapes = [(BLOCK,)] * full + [(rest,)] * (rest > 0) if cut else [tuple(p.shape)]
         layouts = {shape: Layout([shape], scratch) for shape in shapes}
@@ -150,7 +160,7 @@ class _Bundle:
         parts = [states[p].get(name) for p in self.params]
         places, pack = self._packs.get(name, ([], None))
         if pack is None or places != [0 if part is None else part.data_ptr() for part in parts]:
-            pack = self.layout.split(torch.zeros(self.layout.total, dtype=self.params[0].dtype))
+            pack = self.layout.split(torch.zeros(self.layout.total, dtype=self.params[0].dtype, device="cpu"))
             for p, old, new in zip(self.params, parts, pack, strict=True):
                 states[p][name] = new if old is None else new.copy_(old)
             self._packs[name] = [part.data_ptr() for part in pack], pack
@@ -158,9 +168,14 @@ class _Bundle:
 
 
 def state_of(p: Tensor, name: str, states: States) -> Tensor:
-    """A piece of state, zeros at first, laid out in memory like its parameter: the fused kernels go by memory alone."""
+    """A piece of state, zeros at first, of its parameter's dtype, and laid out in memory like it.
+
+    The fused kernels go by memory alone.
+    """
     state = states[p]
     value: Tensor | None = state.get(name)
+    if value is not None and value.dtype != p.dtype:  # the model has been made double, say
+        value = state[name] = value.to(p.dtype)
     if value is None:
         value = state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
     elif value.is_contiguous() and p.is_contiguous():  # nearly always

@@ -99,7 +99,10 @@ def adam(
 def rms_prop(
     params: Tensors, grads: Tensors, sqr_avg: Tensors, *, lr: float, sqr_mom: float, eps: float, wd: float
 ) -> None:
-    """RMSProp: Adam whose average is the gradient itself, after so many steps that nothing is left to debias."""
+    """RMSProp: Adam whose average is the gradient itself, after so many steps that nothing is left to debias.
+
+    The gradient is written over with its own numbers; an infinite one becomes nan, as its parameter does.
+    """
     _decay_(params, lr, wd, decouple_wd=True)
     lists.adam_kernel_(params, grads, grads, sqr_avg, lr=lr, mom=0.0, sqr_mom=sqr_mom, eps=eps, step=1 << 53)
 
@@ -133,11 +136,11 @@ def radam(
     lists.adam_kernel_(params, grads, grad_avg, sqr_avg, lr=lr * trust, l2=left, **hypers)
 
 
-VAST = 1e30
-"""Far above any gradient, and far below what float32 holds."""
+VAST = 1e22
+"""Far above any gradient; and its product with one, and with a rate, is far below what float32 holds."""
 
 
-@kernel(cpu_only=True, in_blocks=True)
+@kernel(when=lambda group: bool(group["mom"]), cpu_only=True, in_blocks=True)
 def nadam(
     params: Tensors,
     grads: Tensors,
@@ -158,7 +161,7 @@ def nadam(
     _mixed_adam_(params, grads, grad_avg, sqr_avg, shares, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, step=step)
 
 
-@kernel(when=lambda group: group["nu_2"] == 1 and group["nu_1"] < 1, cpu_only=True, in_blocks=True)
+@kernel(when=lambda group: group["nu_2"] == 1 > group["nu_1"] and bool(group["mom"]), cpu_only=True, in_blocks=True)
 def qhadam(
     params: Tensors,
     grads: Tensors,
@@ -195,7 +198,7 @@ def _mixed_adam_(
     """Adam along avg_share·grad_avg + grad_share·g, the shares at least 0, that of the gradient more.
 
     SGD's kernel moves zeros to the new average; Adam's then takes them for an average of its own, and weighs the
-    gradient in.
+    gradient in. Without mom the first would keep no average.
     """
     avg_share, grad_share = shares
     total = avg_share + grad_share

@@ -1,7 +1,7 @@
 """The engine: an optimizer is a list of steppers, run over the parameters of each group."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
@@ -11,7 +11,7 @@ from minilearn.optim.blocks import Block, Blocks, Gather, state_of
 from minilearn.optim.compiled import Compiler
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
-from minilearn.optim.lists import fits_fused, in_order
+from minilearn.optim.lists import fits_fused, in_order, untraced
 from minilearn.optim.packs import Pack
 from minilearn.optim.steppers import Stepper, l1_reg
 
@@ -56,8 +56,15 @@ class _Group(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(TORCHS_NAMES.get(name, name), value)
 
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(TORCHS_NAMES.get(name, name))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _Group, (dict(self),)
+
+    # A dict's own would not ask the methods above.
+    get, pop = MutableMapping.get, MutableMapping.pop  # type: ignore[assignment]
+    update, setdefault = MutableMapping.update, MutableMapping.setdefault
 
 
 TORCHS_NAMES = {"momentum": "mom", "weight_decay": "wd"}
@@ -114,10 +121,13 @@ class Optimizer(GroupMethods):
         """Adds a group of parameters, with hyperparameters of its own where it gives them.
 
         Raises:
-            ValueError: a hyperparameter is out of its range.
+            ValueError: a hyperparameter is out of its range, or given as one of torch's pairs.
             TypeError: a parameter is complex.
         """
         param_group = _Group(param_group)
+        if "betas" in param_group:
+            name = type(self).__name__
+            raise ValueError(f"{name}: a group's betas are given by the names of its numbers, mom and sqr_mom")
         for name, value in {**self.defaults, **param_group}.items():
             if name in HYPERS:
                 param_group[name] = HYPERS[name](f"{type(self).__name__}: {name}", value)
@@ -156,7 +166,7 @@ class Optimizer(GroupMethods):
             values.update({name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
         super().__setstate__(state)
         self.defaults, self.param_groups = _Group(self.defaults), [_Group(group) for group in self.param_groups]
-        self._blocks, self._compiler = Blocks(), Compiler()
+        self._blocks, self._compiler = Blocks(), self.__dict__.get("_compiler", Compiler())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -167,6 +177,11 @@ class Optimizer(GroupMethods):
         Returns:
             What `closure` returned.
         """
+        if torch.compiler.is_dynamo_compiling():  # a compiled training step: this part of it runs as it is
+            return _step_untraced(self, closure)
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -179,8 +194,8 @@ class Optimizer(GroupMethods):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Lets go of every parameter's gradient; with `set_to_none=False` fills it with zeros."""
-        if not set_to_none:
-            super().zero_grad(set_to_none=False)
+        if not set_to_none or torch.compiler.is_dynamo_compiling():
+            super().zero_grad(set_to_none)
             return
         for group in self.param_groups:
             for p in group["params"]:
@@ -244,6 +259,8 @@ class Optimizer(GroupMethods):
             calls = [kernel]
         else:
             calls = [call for call in self._calls if call.only_with is None or group[call.only_with]]
+        if not calls:
+            return
         rules = [(call, {name: kind.step if name == "step" else group[name] for name in call.hypers}) for call in calls]
         names = list(dict.fromkeys(name for call in calls for name in call.states))
         if kind.sparse:
@@ -299,6 +316,7 @@ class Optimizer(GroupMethods):
             value[at] = state_rows[key]
 
 
+_step_untraced = untraced(Optimizer._step)
 is_contiguous = Tensor.is_contiguous
 
 OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles")

@@ -24,7 +24,7 @@ class Scratch:
     def take(self, number: int, elements: int) -> Tensor:
         """The first `elements` of the memory of that number."""
         while len(self._flats) <= number:
-            self._flats.append(torch.zeros(self.elements, dtype=self.dtype))
+            self._flats.append(torch.zeros(self.elements, dtype=self.dtype, device="cpu"))
         return self._flats[number][:elements]
 
 
@@ -55,7 +55,7 @@ class Layout:
         """A copy of a list of such tensors in scratch memory."""
         copy = self.fresh()
         first = self.shapes[0]
-        if len(first) and all(shape == first for shape in self.shapes):
+        if len(first) and self.total and all(shape == first for shape in self.shapes):
             torch.cat(a, out=copy.flat.view(-1, *first[1:]))
         else:
             torch.cat([part.reshape(-1) for part in a], out=copy.flat)
