@@ -4,7 +4,8 @@ A rule of several steps over whole large tensors leaves the cache between the st
 spends its time on the calls. In blocks both go away.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -123,7 +124,7 @@ class _Cut:
 
     def blocks(self, p: Tensor, names: list[str], states: States) -> Iterator[Block]:
         assert p.grad is not None
-        row = {name: state_of(p, name, states) for name in names}
+        row = {name: value for name, (value,) in states_of([p], names, states).items()}
         if not all(part.is_contiguous() for part in (p, p.grad, *row.values())):
             yield Block([p], [p.grad], {name: [part] for name, part in row.items()})
             return
@@ -167,15 +168,24 @@ class _Bundle:
         return pack
 
 
-def state_of(p: Tensor, name: str, states: States) -> Tensor:
-    """A piece of state, zeros at first, of its parameter's dtype, and laid out in memory like it.
+def states_of(params: Tensors, names: list[str], states: States) -> dict[str, Tensors]:
+    """Pieces of state of parameters of one dtype, in that dtype."""
+    found = {name: [state_of(p, name, states) for p in params] for name in names}
+    for name, row in found.items():
+        if set(map(dtype_of, row)) != {params[0].dtype}:  # the model has been made double, say
+            found[name] = [value.to(p.dtype) for p, value in zip(params, row, strict=True)]
+            for p, value in zip(params, found[name], strict=True):
+                states[p][name] = value
+    return found
 
-    The fused kernels go by memory alone.
-    """
+
+dtype_of: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
+
+
+def state_of(p: Tensor, name: str, states: States) -> Tensor:
+    """A piece of state, zeros at first, laid out in memory like its parameter: the fused kernels go by memory alone."""
     state = states[p]
     value: Tensor | None = state.get(name)
-    if value is not None and value.dtype != p.dtype:  # the model has been made double, say
-        value = state[name] = value.to(p.dtype)
     if value is None:
         value = state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
     elif value.is_contiguous() and p.is_contiguous():  # nearly always

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict, cast
 import torch
 from torch import Tensor
 
-from minilearn.optim.blocks import Block, Blocks, Gather, state_of
+from minilearn.optim.blocks import Block, Blocks, Gather, states_of
 from minilearn.optim.compiled import Compiler
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
@@ -82,7 +82,8 @@ class Optimizer(GroupMethods):
 
     Args:
         params: parameters, or groups of them as dicts, as for any of torch's optimizers.
-        steppers: the rules of `minilearn.optim.steppers` (or your own), in the order in which they are applied.
+        steppers: the rules of `minilearn.optim.steppers` (or your own), in the order in which they are applied. On a
+            CPU a large parameter comes in pieces, unless a stepper is marked `whole`, as one that takes a norm must be.
         kernels: the same rule in one pass (`minilearn.optim.kernels`), the first that may be used is. None may where a
             parameter's dtype or device has no such kernel.
         sparse: whether the rule leaves a parameter alone where its gradient is 0, so that it takes sparse gradients.
@@ -272,7 +273,7 @@ class Optimizer(GroupMethods):
             for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
                 self._carry_out(rules, names, block, compiles=gather == "all")
         else:
-            states = {name: [state_of(p, name, self.state) for p in params] for name in names}
+            states = states_of(params, names, self.state)
             compiles = self._compiles and not on_cpu and calls[0] is not kernel
             self._carry_out(rules, names, Block(params, grads, states), compiles=compiles)
 
@@ -308,7 +309,8 @@ class Optimizer(GroupMethods):
         assert p.grad is not None
         grad = p.grad.coalesce()
         at = tuple(grad.indices())
-        states = {key: state_of(p, key, self.state) for call, _ in rules for key in call.states}
+        names = [key for call, _ in rules for key in call.states]
+        states = {key: value for key, (value,) in states_of([p], names, self.state).items()}
         rows, state_rows = p[at], {key: value[at] for key, value in states.items()}
         _run(rules, Block([rows], [grad.values()], {key: [part] for key, part in state_rows.items()}))
         p[at] = rows
