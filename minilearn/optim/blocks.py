@@ -4,7 +4,8 @@ A rule of several steps over whole large tensors leaves the cache between the st
 spends its time on the calls. In blocks both go away.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -39,6 +40,7 @@ class Blocks:
         self._scratch: dict[torch.dtype, Scratch] = {}
         self._cuts: dict[int, _Cut] = {}
         self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._planned: dict[int, tuple[int, ...]] = {}
 
     def over(
         self, params: Tensors, names: list[str], states: States, *, cut: bool = True, gather: Gather = "grads"
@@ -69,7 +71,7 @@ class Blocks:
 
     def _cut_of(self, p: Tensor, scratch: Scratch, cut: bool) -> "_Cut":
         found = self._cuts.get(id(p))
-        if found is None or found.cut is not cut:
+        if found is None or found.scratch is not scratch or found.cut is not cut or found.shape != p.shape:
             found = self._cuts[id(p)] = _Cut(p, scratch, cut)
         return found
 
@@ -77,22 +79,27 @@ class Blocks:
         """Which parameters are put together, at most so many elements at a time."""
         key = (most, *map(id, params))
         plan = self._plans.get(key)
-        if plan is None or not all(map(is_contiguous, plan.small)):
-            if len(self._plans) > MAX_PLANS:  # other parameters have gradients in each step
-                self._plans.clear()
+        if plan is None or plan.scratch is not scratch or not plan.fits(params):
+            # Where other parameters have gradients in each step, the state of the same ones lies in ever other bundles:
+            # the old ones go, or memory would grow.
+            for one in key[1:]:
+                self._plans.pop(self._planned.get(one, ()), None)
+                self._planned[one] = key
             plan = self._plans[key] = _Plan(params, scratch, most)
         return plan
 
 
-MAX_PLANS = 100
 is_contiguous = Tensor.is_contiguous
 data_ptr = Tensor.data_ptr
+numel = Tensor.numel
 
 
 class _Plan:
     """Parameters, the large ones and those that are put together."""
 
     def __init__(self, params: Tensors, scratch: Scratch, most: int) -> None:
+        self.scratch, self.sizes = scratch, list(map(numel, params))
+        self.in_order = list(map(is_contiguous, params))
         self.small = [p for p in params if p.numel() <= SMALL and p.is_contiguous()]
         self.large = [p for p in params if not (p.numel() <= SMALL and p.is_contiguous())]
         self.bundles: list[_Bundle] = []
@@ -103,12 +110,17 @@ class _Plan:
                 self.bundles.append(_Bundle(self.small[begin:end], scratch))
                 begin, elements = end, 0
 
+    def fits(self, params: Tensors) -> bool:
+        """Whether the parameters are still those that were planned for; one may have become another size since."""
+        return self.sizes == list(map(numel, params)) and self.in_order == list(map(is_contiguous, params))
+
 
 class _Cut:
     """A large parameter in pieces. Cutting it and its state costs more than some rules, so the pieces are kept."""
 
     def __init__(self, p: Tensor, scratch: Scratch, cut: bool) -> None:
         self.p, self.scratch, self.cut = p, scratch, cut  # p is held so that no other one gets its id
+        self.shape = p.shape
         full, rest = divmod(p.numel(), BLOCK)
         shapes = [(BLOCK,)] * full + [(rest,)] * (rest > 0) if cut else [tuple(p.shape)]
         layouts = {shape: Layout([shape], scratch) for shape in shapes}
@@ -117,7 +129,7 @@ class _Cut:
 
     def blocks(self, p: Tensor, names: list[str], states: States) -> Iterator[Block]:
         assert p.grad is not None
-        row = {name: state_of(p, name, states) for name in names}
+        row = {name: value for name, (value,) in states_of([p], names, states).items()}
         if not all(part.is_contiguous() for part in (p, p.grad, *row.values())):
             yield Block([p], [p.grad], {name: [part] for name, part in row.items()})
             return
@@ -158,12 +170,26 @@ class _Bundle:
             places, pack = self._packs.get(name, ([], None))
             missing = any([part is None for part in parts])  # noqa: C419 -- a list is twice as fast here
             if pack is None or missing or list(map(data_ptr, parts)) != places:
-                pack = self.layout.split(torch.zeros(self.layout.total, dtype=self.params[0].dtype))
+                pack = self.layout.split(torch.zeros(self.layout.total, dtype=self.params[0].dtype, device="cpu"))
                 for state, old, new in zip(of_each, parts, pack, strict=True):
                     state[name] = new if old is None else new.copy_(old)
                 self._packs[name] = list(map(data_ptr, pack)), pack
             found[name] = pack
         return found
+
+
+def states_of(params: Tensors, names: list[str], states: States) -> dict[str, Tensors]:
+    """Pieces of state of parameters of one dtype, in that dtype."""
+    found = {name: [state_of(p, name, states) for p in params] for name in names}
+    for name, row in found.items():
+        if set(map(dtype_of, row)) != {params[0].dtype}:  # the model has been made double, say
+            found[name] = [value.to(p.dtype) for p, value in zip(params, row, strict=True)]
+            for p, value in zip(params, found[name], strict=True):
+                states[p][name] = value
+    return found
+
+
+dtype_of: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
 
 
 def state_of(p: Tensor, name: str, states: States) -> Tensor:

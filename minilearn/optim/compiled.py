@@ -32,11 +32,12 @@ class _Scalar(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """A torch function by its name, and its arguments."""
+    """A torch function by its name, its arguments, and whether it changed the first of them."""
 
     name: str
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...]
+    in_place: bool
 
 
 class Program(NamedTuple):
@@ -59,20 +60,22 @@ class Recording:
         """An operation; one whose name ends with an underscore changes its first argument."""
         args = list(args)
         in_place = name.endswith("_") and not name.endswith("__")
-        written = tuple(self._write(arg) for arg in args)
-        options = tuple((key, self._write(value)) for key, value in sorted(kwargs.items()) if value is not None)
-        self.operations.append(Operation(name.removesuffix("_") if in_place else name, written, options))
+        name = name.removesuffix("_") if in_place else name
+        counts = name in ARITHMETIC  # a whole number may be another in each step, as `step` is
+        written = tuple(self._write(arg, counts) for arg in args)
+        options = tuple((key, self._write(value, counts)) for key, value in sorted(kwargs.items()) if value is not None)
+        self.operations.append(Operation(name, written, options, in_place))
         number = len(self.inputs) + len(self.operations) - 1
         if in_place:
             args[0].number = number
             return args[0]  # type: ignore[no-any-return]
         return StandIn(self, number)
 
-    def _write(self, arg: Any) -> Any:
+    def _write(self, arg: Any, counts: bool) -> Any:
         if isinstance(arg, StandIn):
             return _Value(arg.number)
-        if isinstance(arg, float):
-            self.scalars.append(arg)
+        if isinstance(arg, float) or (counts and type(arg) is int):
+            self.scalars.append(float(arg))
             return _Scalar(len(self.scalars) - 1)
         hash(arg)  # what cannot be a part of the program's name cannot be compiled
         return arg
@@ -91,7 +94,9 @@ class StandIn:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> "StandIn":
-        first = next(arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, cls))
+        first = next((arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, cls)), None)
+        if first is None:
+            raise TypeError(f"{function.__name__} of a list of tensors")
         return first.recording.add(function.__name__, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
@@ -110,11 +115,17 @@ def _operator(name: str, swapped: bool) -> Callable[..., StandIn]:
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "neg", "and_", "or_", "eq", "ne", "lt", "le", "gt", "ge"):
-    _bare = _name.removesuffix("_")
-    setattr(StandIn, f"__{_bare}__", _operator(f"operator.{_bare}", swapped=False))
-    if _bare not in ("neg", "eq", "ne", "lt", "le", "gt", "ge"):
-        setattr(StandIn, f"__r{_bare}__", _operator(f"operator.{_bare}", swapped=True))
+for _name in ("abs", "neg", "eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(StandIn, f"__{_name}__", _operator(f"operator.{_name}", swapped=False))
+for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or"):
+    setattr(StandIn, f"__{_name}__", _operator(f"operator.{_name}", swapped=False))
+    setattr(StandIn, f"__r{_name}__", _operator(f"operator.{_name}", swapped=True))
+    setattr(StandIn, f"__i{_name}__", _operator(f"operator.{_name}_", swapped=False))  # p -= lr * g changes p
+
+ARITHMETIC = {"add", "sub", "mul", "div", "addcmul", "addcdiv", "lerp"} | {
+    f"operator.{_name}" for _name in ("add", "sub", "mul", "truediv")
+}
+"""Functions of torch that take a whole number as they take any other."""
 
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     "add": lambda a, b, alpha=1: a + b * alpha,
@@ -122,6 +133,8 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "addcmul": lambda a, b, c, value=1: a + b * c * value,
     "addcdiv": lambda a, b, c, value=1: a + b / c * value,
     "lerp": lambda a, b, weight: a + (b - a) * weight,
+    "copy": lambda a, b: b.to(a.dtype).expand_as(a).clone(),
+    "zero": torch.zeros_like,
     "operator.and": operator.and_,
     "operator.or": operator.or_,
 }
@@ -134,10 +147,34 @@ def _function(name: str) -> Callable[..., Any]:
         found = getattr(operator, name.removeprefix("operator."))
     if found is None:
         places = (torch, torch.linalg, Tensor, torch.nn.functional)
-        found = next(
-            getattr(place, each) for each in (name, f"linalg_{name}") for place in places if hasattr(place, each)
-        )
+        names = [(place, each) for each in (name, f"linalg_{name}") for place in places if hasattr(place, each)]
+        if not names:
+            raise TypeError(f"{name} is no function of tensors that is known here")
+        found = getattr(*names[0])
     return found
+
+
+def _read(arg: Any, values: Sequence[Any], scalars: Tensor) -> Any:
+    if isinstance(arg, _Value):
+        return values[arg.number]
+    return scalars[arg.number] if isinstance(arg, _Scalar) else arg
+
+
+def _check(program: Program, dtype: torch.dtype, scalars: Tensor) -> None:
+    """Carries a program out on a few numbers: it must give one for each, and write to no memory by two names.
+
+    Raises:
+        TypeError: it does not; a program is run on several parameters that were laid together, and knows no views.
+    """
+    values = [torch.ones(5, dtype=dtype, device=scalars.device) for _ in range(program.inputs)]
+    for op in program.operations:
+        args = [_read(arg, values, scalars) for arg in op.args]
+        result = _function(op.name)(*args, **{key: _read(arg, values, scalars) for key, arg in op.kwargs})
+        if not isinstance(result, Tensor) or result.shape != values[0].shape:
+            raise TypeError(f"{op.name} looks at a whole parameter: mark its stepper as `whole`")
+        if op.in_place and sum(value.data_ptr() == args[0].data_ptr() for value in values) > 1:
+            raise TypeError(f"{op.name}_ changes a tensor that another shares its memory with")
+        values.append(result)
 
 
 def _executor(program: Program) -> Callable[..., None]:
@@ -148,14 +185,9 @@ def _executor(program: Program) -> Callable[..., None]:
         for begin in range(0, len(tensors), program.inputs):
             inputs = tensors[begin : begin + program.inputs]
             values: list[Any] = list(inputs)
-
-            def read(arg: Any, values: list[Any] = values) -> Any:
-                if isinstance(arg, _Value):
-                    return values[arg.number]
-                return scalars[arg.number] if isinstance(arg, _Scalar) else arg
-
             for function, args, kwargs in steps:
-                values.append(function(*[read(arg) for arg in args], **{key: read(arg) for key, arg in kwargs.items()}))
+                given = {key: _read(arg, values, scalars) for key, arg in kwargs.items()}
+                values.append(function(*[_read(arg, values, scalars) for arg in args], **given))
             for i, number in program.changed:
                 inputs[i].copy_(values[number])
 
@@ -185,6 +217,20 @@ class Prepared(NamedTuple):
     program: Program
     scalars: list[float]
     tensors: dict[tuple[torch.device, torch.dtype], Tensor]
+
+
+def _made(program: Program, dtype: torch.dtype, several: int, scalars: Tensor) -> Callable[..., None]:
+    """A program, ready to be compiled when it is called.
+
+    Raises:
+        TypeError: it cannot be.
+        RuntimeError: there are too many.
+    """
+    _check(program, dtype, scalars)
+    if len(_compiled) >= MAX_PROGRAMS:
+        raise RuntimeError(f"{MAX_PROGRAMS} programs have been compiled already")
+    dynamic = several == 1  # one flat tensor after another, of any length
+    return torch.compile(_executor(program), dynamic=dynamic, fullgraph=True)
 
 
 class Compiler:
@@ -223,30 +269,21 @@ class Compiler:
             return False
         try:
             p, several = columns[0][0], len(columns[0])
-            known = len(_compiled)
-            function = self._function(prepared.program, p.dtype, several)
-            fresh = len(_compiled) > known
             dtype = p.dtype if p.dtype == torch.float64 else torch.float32
             scalars = prepared.tensors.get((p.device, dtype))
             if scalars is None:
                 scalars = torch.tensor(prepared.scalars, dtype=dtype).to(p.device, non_blocking=True)
                 prepared.tensors[p.device, dtype] = scalars
-            with _unwarned() if fresh else nullcontext():
+            key = prepared.program, p.dtype, several
+            function = _compiled.get(key)
+            with nullcontext() if function is not None else _unwarned():
+                if function is None:
+                    function = _compiled[key] = _made(prepared.program, p.dtype, several, scalars)
                 function(scalars, *[tensor for row in zip(*columns, strict=True) for tensor in row])
         except Exception as error:
             self._give_up(error)
             return False
         return True
-
-    def _function(self, program: Program, dtype: torch.dtype, several: int) -> Callable[..., None]:
-        key = program, dtype, several
-        function = _compiled.get(key)
-        if function is None:
-            if len(_compiled) >= MAX_PROGRAMS:
-                raise RuntimeError(f"{MAX_PROGRAMS} programs have been compiled already")
-            dynamic = several == 1  # one flat tensor after another, of any length
-            function = _compiled[key] = torch.compile(_executor(program), dynamic=dynamic, fullgraph=True)
-        return function
 
     def _give_up(self, error: Exception) -> None:
         self.failed = True

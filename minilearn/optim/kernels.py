@@ -99,7 +99,10 @@ def adam(
 def rms_prop(
     params: Tensors, grads: Tensors, sqr_avg: Tensors, *, lr: float, sqr_mom: float, eps: float, wd: float
 ) -> None:
-    """RMSProp: Adam whose average is the gradient itself, after so many steps that nothing is left to debias."""
+    """RMSProp: Adam whose average is the gradient itself, after so many steps that nothing is left to debias.
+
+    The gradient is written over with its own numbers; an infinite one becomes nan, as its parameter does.
+    """
     _decay_(params, lr, wd, decouple_wd=True)
     lists.adam_kernel_(params, grads, grads, sqr_avg, lr=lr, mom=0.0, sqr_mom=sqr_mom, eps=eps, step=1 << 53)
 
@@ -133,8 +136,8 @@ def radam(
     lists.adam_kernel_(params, grads, grad_avg, sqr_avg, lr=lr * trust, l2=left, **hypers)
 
 
-VAST = 1e30
-"""Far above any gradient, and far below what float32 holds."""
+VAST = 1e22
+"""Far above any gradient; and its product with one, and with a rate, is far below what float32 holds."""
 
 
 @kernel(cpu_only=True, in_blocks=True)

@@ -4,16 +4,17 @@ A name with a trailing underscore changes its first list; any other gives new te
 until the rule is done with this block of parameters. A list of several tensors is worked on by torch's multi-tensor
 kernels; a `Pack`, or a single tensor, by torch's ordinary ones.
 
-This is the one file that names torch's `_foreach_…` and `_fused_…` functions, which torch does not document as public;
+This is the one file that names torch's `_foreach_…` and `_fused_…` functions and the like, which are not public;
 `tests/optim/test_lists.py` fails where a release of torch changes one.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from minilearn.optim.packs import Pack
 
@@ -250,6 +251,12 @@ def adagrad_kernel_(
     steps = [_number(1.0, params[0].device)] * len(params)  # the kernel asks for them, for a decay we have not
     options: Any = {"lr": lr, "lr_decay": 0.0, "weight_decay": l2, "eps": eps}
     torch._fused_adagrad_(params, grads, sqr_sum, steps, maximize=False, **options)
+
+
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that `torch.compile` leaves alone; unlike `torch.compiler.disable` it imports no compiler for that."""
+    alone: Callable[..., Any] = _disable_dynamo(function)
+    return alone
 
 
 def in_order(p: Tensor, other: Tensor) -> bool:

@@ -142,6 +142,11 @@ class Lookahead(GroupMethods):
         Returns:
             What the inner optimizer's step returned.
         """
+        if torch.compiler.is_dynamo_compiling():  # as in `Optimizer.step`
+            return _step_untraced(self, closure)
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         # Optimizers of torch set a parameter's state up where they find it empty: the copies join it afterwards.
         before = self._without_slow(closure is not None)
         copies = [torch.empty_like(p, memory_format=torch.preserve_format) for p in before]
@@ -178,6 +183,9 @@ class Lookahead(GroupMethods):
                 slow[i] = state[p][SLOW] = slow[i].to(p)
         lists.lerp_(slow, fast, self.alpha)
         lists.copy_(fast, slow)
+
+
+_step_untraced = lists.untraced(Lookahead._step)
 
 
 def ranger(

@@ -1,17 +1,17 @@
 """The engine: an optimizer is a list of steppers, run over the parameters of each group."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
 
-from minilearn.optim.blocks import Block, Blocks, Gather, state_of
+from minilearn.optim.blocks import Block, Blocks, Gather, states_of
 from minilearn.optim.compiled import Compiler, Prepared
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
-from minilearn.optim.lists import fits_fused, in_order
+from minilearn.optim.lists import fits_fused, in_order, untraced
 from minilearn.optim.packs import Pack
 from minilearn.optim.steppers import Stepper, l1_reg
 
@@ -56,8 +56,15 @@ class _Group(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(TORCHS_NAMES.get(name, name), value)
 
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(TORCHS_NAMES.get(name, name))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _Group, (dict(self),)
+
+    # A dict's own would not ask the methods above.
+    get, pop = MutableMapping.get, MutableMapping.pop  # type: ignore[assignment]
+    update, setdefault = MutableMapping.update, MutableMapping.setdefault
 
 
 TORCHS_NAMES = {"momentum": "mom", "weight_decay": "wd"}
@@ -75,7 +82,8 @@ class Optimizer(GroupMethods):
 
     Args:
         params: parameters, or groups of them as dicts, as for any of torch's optimizers.
-        steppers: the rules of `minilearn.optim.steppers` (or your own), in the order in which they are applied.
+        steppers: the rules of `minilearn.optim.steppers` (or your own), in the order in which they are applied. On a
+            CPU a large parameter comes in pieces, unless a stepper is marked `whole`, as one that takes a norm must be.
         kernels: the same rule in one pass (`minilearn.optim.kernels`), the first that may be used is. None may where a
             parameter's dtype or device has no such kernel.
         sparse: whether the rule leaves a parameter alone where its gradient is 0, so that it takes sparse gradients.
@@ -114,10 +122,13 @@ class Optimizer(GroupMethods):
         """Adds a group of parameters, with hyperparameters of its own where it gives them.
 
         Raises:
-            ValueError: a hyperparameter is out of its range.
+            ValueError: a hyperparameter is out of its range, or given as one of torch's pairs.
             TypeError: a parameter is complex.
         """
         param_group = _Group(param_group)
+        if "betas" in param_group:
+            name = type(self).__name__
+            raise ValueError(f"{name}: a group's betas are given by the names of its numbers, mom and sqr_mom")
         for name, value in {**self.defaults, **param_group}.items():
             if name in HYPERS:
                 param_group[name] = HYPERS[name](f"{type(self).__name__}: {name}", value)
@@ -158,7 +169,7 @@ class Optimizer(GroupMethods):
             values.update({name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
         super().__setstate__(state)
         self.defaults, self.param_groups = _Group(self.defaults), [_Group(group) for group in self.param_groups]
-        self._blocks, self._compiler = Blocks(), Compiler()
+        self._blocks, self._compiler = Blocks(), self.__dict__.get("_compiler", Compiler())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -169,6 +180,11 @@ class Optimizer(GroupMethods):
         Returns:
             What `closure` returned.
         """
+        if torch.compiler.is_dynamo_compiling():  # a compiled training step: this part of it runs as it is
+            return _step_untraced(self, closure)
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -181,8 +197,8 @@ class Optimizer(GroupMethods):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Lets go of every parameter's gradient; with `set_to_none=False` fills it with zeros."""
-        if not set_to_none:
-            super().zero_grad(set_to_none=False)
+        if not set_to_none or torch.compiler.is_dynamo_compiling():
+            super().zero_grad(set_to_none)
             return
         for group in self.param_groups:
             for p in group["params"]:
@@ -246,10 +262,12 @@ class Optimizer(GroupMethods):
             usable = kind.in_order and fits_fused(params[0]) and (on_cpu or not kernel.marks.cpu_only)
             kernel = kernel if usable else None
         if kernel is not None and not (on_cpu and kernel.marks.in_blocks):
-            states = {name: [state_of(p, name, self.state) for p in params] for name in kernel.states}
+            states = states_of(params, list(kernel.states), self.state)
             _run(_with_hypers([kernel], group, kind.step), Block(params, grads, states))
             return
         steppers = [call for call in self._calls if call.only_with is None or group[call.only_with]]
+        if not steppers:
+            return
         rules = _with_hypers(steppers, group, kind.step)
         names = list(dict.fromkeys(name for call in steppers for name in call.states))
         if kind.sparse:
@@ -260,7 +278,7 @@ class Optimizer(GroupMethods):
                 params, names, rules, None if kernel is None else _with_hypers([kernel], group, kind.step)
             )
         else:
-            block = Block(params, grads, {name: [state_of(p, name, self.state) for p in params] for name in names})
+            block = Block(params, grads, states_of(params, names, self.state))
             prepared = self._prepared(names, rules)
             if not (prepared and self._compiler.run(prepared, _columns(block))):
                 _run(rules, block)
@@ -306,7 +324,8 @@ class Optimizer(GroupMethods):
         assert p.grad is not None
         grad = p.grad.coalesce()
         at = tuple(grad.indices())
-        states = {key: state_of(p, key, self.state) for call, _ in rules for key in call.states}
+        names = [key for call, _ in rules for key in call.states]
+        states = {key: value for key, (value,) in states_of([p], names, self.state).items()}
         rows, state_rows = p[at], {key: value[at] for key, value in states.items()}
         _run(rules, Block([rows], [grad.values()], {key: [part] for key, part in state_rows.items()}))
         p[at] = rows
@@ -314,6 +333,7 @@ class Optimizer(GroupMethods):
             value[at] = state_rows[key]
 
 
+_step_untraced = untraced(Optimizer._step)
 is_contiguous = Tensor.is_contiguous
 
 OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles")

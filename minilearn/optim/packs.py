@@ -24,9 +24,11 @@ class Scratch:
     def take(self, number: int, elements: int) -> Tensor:
         """The first `elements` of the memory of that number, which grows by doubling, from `least` on."""
         if len(self._flats) <= number:
-            self._flats.append(torch.zeros(0, dtype=self.dtype))
+            self._flats.append(torch.zeros(0, dtype=self.dtype, device="cpu"))
         if self._flats[number].numel() < elements:
-            self._flats[number] = torch.zeros(max(self.least, 1 << (elements - 1).bit_length()), dtype=self.dtype)
+            self._flats[number] = torch.zeros(
+                max(self.least, 1 << (elements - 1).bit_length()), dtype=self.dtype, device="cpu"
+            )
         return self._flats[number][:elements]
 
 

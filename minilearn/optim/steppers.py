@@ -279,6 +279,8 @@ def _momentum_product(mom: float, mom_decay: float, step: int) -> float:
     before = _products.get((mom, mom_decay, step - 1))
     first, product = (1, 1.0) if before is None else (step, before)
     for t in range(first, step + 1):
+        if product < 1e-20:  # beside 1 that is nothing; and after a million steps the loop would be felt
+            break
         product *= mom * (1 - 0.5 * 0.96 ** (t * mom_decay))
     if len(_products) >= 10_000:
         _products.clear()
