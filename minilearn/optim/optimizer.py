@@ -56,15 +56,18 @@ class _Group(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(TORCHS_NAMES.get(name, name), value)
 
+    def pop(self, name: str, *default: Any) -> Any:
+        """As a dict's own, which would not ask the methods above; `get`, `update` and `setdefault` neither."""
+        return super().pop(TORCHS_NAMES.get(name, name), *default)
+
+    get = MutableMapping.get  # type: ignore[assignment]
+    update, setdefault = MutableMapping.update, MutableMapping.setdefault
+
     def __delitem__(self, name: str) -> None:
         super().__delitem__(TORCHS_NAMES.get(name, name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Group, (dict(self),)
-
-    # A dict's own would not ask the methods above.
-    get, pop = MutableMapping.get, MutableMapping.pop  # type: ignore[assignment]
-    update, setdefault = MutableMapping.update, MutableMapping.setdefault
 
 
 TORCHS_NAMES = {"momentum": "mom", "weight_decay": "wd"}

@@ -372,6 +372,9 @@ def test_group_knows_torchs_names_in_every_way_of_asking() -> None:
     assert group.get("betas", 3) == 3
     assert group.pop("momentum") == 0.7
     assert "mom" not in group
+    assert group.pop("momentum", 5) == 5
+    del group["weight_decay"]
+    assert "wd" not in group
 
 
 def test_saved_groups_are_plain_dicts_of_plain_numbers() -> None:
