@@ -25,6 +25,10 @@ SMALL = 1 << 14
 """Parameters of at most so many elements are put together: what a call costs is felt up to there."""
 
 
+MANY: dict[Gather, int] = {"nothing": 4, "grads": 1, "all": 4}
+"""How many blocks' worth of small parameters are put together: the more, the fewer calls, and the less stays cached."""
+
+
 class Block(NamedTuple):
     """What a rule is called with."""
 
@@ -56,7 +60,7 @@ class Blocks:
         """
         dtype = params[0].dtype
         scratch = self._scratch.setdefault(dtype, Scratch(dtype, BLOCK))
-        plan = self._plan_of(params, scratch, BLOCK * 8 if gather == "all" else BLOCK)
+        plan = self._plan_of(params, scratch, BLOCK * MANY[gather])
         for p in plan.large:
             yield from self._cut_of(p, scratch, cut).blocks(p, names, states)
         for bundle in plan.bundles:
