@@ -177,6 +177,22 @@ def _check(program: Program, dtype: torch.dtype, scalars: Tensor) -> None:
         values.append(result)
 
 
+def looks_at_whole(rule: Callable[..., None], columns: int) -> bool:
+    """Whether a rule computes anything that is not one number for each number of a parameter, such as its length.
+
+    Args:
+        rule: as for `Compiler.prepare`; False for one that cannot be written down.
+        columns: as there.
+    """
+    recording = Recording(columns)
+    try:
+        rule(*([one] for one in list(recording.inputs)))
+        _check(recording.program(), torch.float32, torch.tensor(recording.scalars))
+    except Exception as error:
+        return isinstance(error, TypeError) and "looks at a whole parameter" in str(error)
+    return False
+
+
 def _executor(program: Program) -> Callable[..., None]:
     """A program as a function of the plain numbers and, parameter after parameter, its inputs."""
     steps = [(_function(op.name), op.args, dict(op.kwargs)) for op in program.operations]

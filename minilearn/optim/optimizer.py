@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minilearn.optim.blocks import Block, Blocks, Gather, states_of
-from minilearn.optim.compiled import Compiler, Prepared
+from minilearn.optim.compiled import Compiler, Prepared, looks_at_whole
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
 from minilearn.optim.lists import fits_fused, in_order, untraced
@@ -118,6 +118,8 @@ class Optimizer(GroupMethods):
         self._counts_steps = any("step" in call.hypers for call in self._calls)
         self._wants_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
         self._compiles = compile and not self._wants_whole
+        ours = all(getattr(call.marks, "__module__", "").startswith("minilearn.") for call in self._calls)
+        self._looked_at = ours or self._wants_whole
         self._blocks, self._compiler = Blocks(), Compiler()
         super().__init__(_some(params), _Group(hypers))
 
@@ -290,6 +292,10 @@ class Optimizer(GroupMethods):
         self, params: list[Tensor], names: list[str], rules: list[_Rule], fast: list[_Rule] | None
     ) -> None:
         """Moves parameters on a CPU block by block, by a kernel where there is one, the large ones compiled if so."""
+        if not self._looked_at:
+            self._looked_at = True
+            # A rule of the user's own that measures a parameter, and does not say so, would measure pieces of it.
+            self._wants_whole = looks_at_whole(_as_function(names, rules), 2 + len(names))
         gather: Gather = "nothing" if fast else "all" if self._compiles else "grads"
         cut = not (self._wants_whole or self._compiles)
         prepared = self._prepared(names, rules)
@@ -303,10 +309,7 @@ class Optimizer(GroupMethods):
         if not self._compiles:
             return None
 
-        def rule(params: Any, grads: Any, *states: Any) -> None:
-            _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
-
-        return self._compiler.prepare(rule, 2 + len(names))
+        return self._compiler.prepare(_as_function(names, rules), 2 + len(names))
 
     def _step_rows(self, group: dict[str, Any], p: Tensor, rules: Any) -> None:
         """Moves just those rows of a parameter that its sparse gradient has.
@@ -339,11 +342,20 @@ class Optimizer(GroupMethods):
 _step_untraced = untraced(Optimizer._step)
 is_contiguous = Tensor.is_contiguous
 
-OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles")
+OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles", "_looked_at")
 
 
 def _with_hypers(calls: list[_Call], group: dict[str, Any], step: int) -> list[_Rule]:
     return [(call, {name: step if name == "step" else group[name] for name in call.hypers}) for call in calls]
+
+
+def _as_function(names: list[str], rules: list[_Rule]) -> Callable[..., None]:
+    """The steppers as one function of lists: parameters, gradients and each piece of state."""
+
+    def rule(params: Any, grads: Any, *states: Any) -> None:
+        _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
+
+    return rule
 
 
 def _columns(block: Block) -> list[list[Tensor]]:

@@ -29,6 +29,7 @@ from minilearn.optim import (
     compiled,
     optimizer,
 )
+from minilearn.optim.blocks import BLOCK
 from minilearn.optim.steppers import only_with, sgd_step
 
 Make = Callable[..., torch.optim.Optimizer]
@@ -386,3 +387,13 @@ def test_saved_groups_are_plain_dicts_of_plain_numbers() -> None:
 def test_betas_of_a_group_are_refused_as_they_would_have_no_effect() -> None:
     with pytest.raises(ValueError, match="a group's betas are given by the names of its numbers, mom and sqr_mom"):
         Adam([{"params": [torch.ones(1, requires_grad=True)], "betas": (0.5, 0.9)}], 0.1)
+
+
+def test_own_stepper_that_measures_a_parameter_without_saying_so_sees_it_whole() -> None:
+    def by_length(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+        return [g / g.norm() for g in grads]
+
+    p = nn.Parameter(torch.zeros(3 * BLOCK))
+    p.grad = torch.arange(3.0 * BLOCK)
+    Optimizer([p], [by_length, sgd_step], lr=1.0).step()
+    torch.testing.assert_close(-p.detach(), p.grad / p.grad.norm())
