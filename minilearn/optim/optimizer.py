@@ -118,7 +118,7 @@ class Optimizer(GroupMethods):
         self._counts_steps = any("step" in call.hypers for call in self._calls)
         self._wants_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
         self._compiles = compile and not self._wants_whole
-        ours = all(getattr(call.marks, "__module__", "").startswith("minilearn.") for call in self._calls)
+        ours = all(str(getattr(call.marks, "__module__", None)).startswith("minilearn.") for call in self._calls)
         self._looked_at = ours or self._wants_whole
         self._blocks, self._compiler = Blocks(), Compiler()
         super().__init__(_some(params), _Group(hypers))
