@@ -4,6 +4,7 @@ A rule of several steps over whole large tensors leaves the cache between the st
 spends its time on the calls. In blocks both go away.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
@@ -61,8 +62,11 @@ class Blocks:
         dtype = params[0].dtype
         scratch = self._scratch.setdefault(dtype, Scratch(dtype, BLOCK))
         plan = self._plan_of(params, scratch, BLOCK * MANY[gather])
-        for p in plan.large:
-            yield from self._cut_of(p, scratch, cut).blocks(p, names, states)
+        # All are cut before the first is worked on: what that looks at would be out of the cache again by the next one.
+        blocks = [block for p in plan.large for block in self._cut_of(p, scratch, cut).blocks(p, names, states)]
+        for block in blocks:
+            scratch.used = 0
+            yield block
         for bundle in plan.bundles:
             scratch.used = 0
             grads: Tensors = [p.grad for p in bundle.params]  # type: ignore[misc]
@@ -129,31 +133,36 @@ class _Cut:
         shapes = [(BLOCK,)] * full + [(rest,)] * (rest > 0) if cut else [tuple(p.shape)]
         layouts = {shape: Layout([shape], scratch) for shape in shapes}
         self.layouts = [layouts[shape] for shape in shapes]
-        self._kept: dict[str, tuple[int, list[Pack]]] = {}
+        self._sizes = [math.prod(shape) for shape in shapes]
+        self._names: list[str] = []
+        self._places: list[Any] = []
+        self._pieces: list[tuple[Pack, dict[str, Tensors]]] = []
 
-    def blocks(self, p: Tensor, names: list[str], states: States) -> Iterator[Block]:
-        assert p.grad is not None
-        row = {name: value for name, (value,) in states_of([p], names, states).items()}
-        if not all(part.is_contiguous() for part in (p, p.grad, *row.values())):
-            yield Block([p], [p.grad], {name: [part] for name, part in row.items()})
-            return
-        kept = [self._pieces_of(name, value) for name, value in row.items()]
-        for piece, grad, *parts in zip(self._pieces_of("p", p), self._cut_up(p.grad), *kept, strict=True):
-            self.scratch.used = 0
-            yield Block(piece, grad, dict(zip(names, parts, strict=True)))
-
-    def _pieces_of(self, name: str, value: Tensor) -> list[Pack]:
-        at, pieces = self._kept.get(name, (0, []))
-        if at != value.data_ptr():
-            pieces = self._cut_up(value)
-            self._kept[name] = value.data_ptr(), pieces
-        return pieces
+    def blocks(self, p: Tensor, names: list[str], states: States) -> list[Block]:
+        grad = p.grad
+        assert grad is not None
+        state = states[p]
+        places = [p.data_ptr(), *[state[name].data_ptr() if name in state else 0 for name in names]]
+        if places != self._places or names != self._names:
+            row = [part for (part,) in states_of([p], names, states).values()]
+            if not all([part.is_contiguous() for part in (p, *row)]):  # noqa: C419 -- a list is twice as fast here
+                return [Block([p], [grad], {name: [part] for name, part in zip(names, row, strict=True)})]
+            columns = [self._cut_up(part) for part in row]
+            kept = zip(*columns, strict=True) if columns else [()] * len(self.layouts)
+            self._pieces = [
+                (piece, dict(zip(names, parts, strict=True)))
+                for piece, parts in zip(self._cut_up(p), kept, strict=True)
+            ]
+            self._places, self._names = [part.data_ptr() for part in (p, *row)], names
+        grads = self._cut_up(grad.contiguous())
+        return [Block(piece, grad, parts) for (piece, parts), grad in zip(self._pieces, grads, strict=True)]
 
     def _cut_up(self, value: Tensor) -> list[Pack]:
-        value = value.detach()
+        if value.requires_grad:
+            value = value.detach()
         if not self.cut:
             return [Pack([value], value.view(-1), self.layouts[0])]
-        pieces = torch.split(value.view(-1), BLOCK)
+        pieces = value.view(-1).split_with_sizes(self._sizes)
         return [Pack([piece], piece, layout) for piece, layout in zip(pieces, self.layouts, strict=True)]
 
 

@@ -8,8 +8,7 @@ This is the one file that names torch's `_foreach_…` and `_fused_…` function
 `tests/optim/test_lists.py` fails where a release of torch changes one.
 """
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -192,65 +191,60 @@ def _flats(operands: Iterable[Any], like: Pack) -> list[Any]:
     ]
 
 
-def adam_kernel_(
-    params: Tensors,
-    grads: Tensors,
-    grad_avg: Tensors,
-    sqr_avg: Tensors,
-    *,
-    lr: float,
-    mom: float,
-    sqr_mom: float,
-    eps: float,
-    step: int,
-    l2: float = 0.0,
-    decay: float = 0.0,
-) -> None:
+def adam_kernel(
+    *, lr: float, mom: float, sqr_mom: float, eps: float, step: int, l2: float = 0.0, decay: float = 0.0
+) -> Callable[[Tensors, Tensors, Tensors, Tensors], None]:
     """All of Adam in one pass over the memory: `l2` adds to the gradient, `decay` is decoupled.
 
     As of all kernels: for parameters, gradients and states of which `in_order` and `fits_fused` hold.
+
+    Returns:
+        A function of parameters, gradients, their averages and those of their squares, all of one device and dtype.
     """
-    steps = [_number(float(step), params[0].device)] * len(params)
     kernel: Any = torch._fused_adamw_ if decay else torch._fused_adam_
-    kernel(
-        params, grads, grad_avg, sqr_avg, [], steps,
-        lr=lr, beta1=mom, beta2=sqr_mom, weight_decay=decay or l2, eps=eps, amsgrad=False, maximize=False,
-    )  # fmt: skip
+    options: dict[str, Any] = {"lr": lr, "beta1": mom, "beta2": sqr_mom, "weight_decay": decay or l2, "eps": eps}
+    options.update(amsgrad=False, maximize=False)
+    count: list[Tensor] = []
+
+    def run(params: Tensors, grads: Tensors, grad_avg: Tensors, sqr_avg: Tensors) -> None:
+        if not count:  # as the kernel wants it; made once for all blocks of a step
+            count.append(torch.full((), float(step), device=params[0].device))
+        kernel(params, grads, grad_avg, sqr_avg, [], count * len(params), **options)
+
+    return run
 
 
-@functools.lru_cache(maxsize=8)
-def _number(value: float, device: torch.device) -> Tensor:
-    """A number as the kernels want it, made once for all blocks of a step; they only read it."""
-    return torch.full((), value, device=device)
+def sgd_kernel(
+    *, lr: float, mom: float = 0.0, dampening: float = 0.0, l2: float = 0.0, nesterov: bool = False
+) -> Callable[..., None]:
+    """All of SGD in one pass over the memory.
 
-
-def sgd_kernel_(
-    params: Tensors,
-    grads: Tensors,
-    grad_avg: Tensors,
-    *,
-    lr: float,
-    mom: float = 0.0,
-    dampening: float = 0.0,
-    l2: float = 0.0,
-    nesterov: bool = False,
-) -> None:
-    """All of SGD in one pass over the memory; without momentum `grad_avg` is empty."""
+    Returns:
+        A function of parameters, gradients and, with momentum, their averages.
+    """
     kernel: Any = torch._fused_sgd_
-    kernel(
-        params, grads, grad_avg,
-        lr=lr, momentum=mom, weight_decay=l2, dampening=dampening, nesterov=nesterov, maximize=False,
-        is_first_step=False,
-    )  # fmt: skip
+    options: dict[str, Any] = {"lr": lr, "momentum": mom, "weight_decay": l2, "dampening": dampening}
+    options.update(nesterov=nesterov, maximize=False, is_first_step=False)
+
+    def run(params: Tensors, grads: Tensors, grad_avg: Sequence[Tensor] = ()) -> None:
+        kernel(params, grads, grad_avg, **options)
+
+    return run
 
 
-def adagrad_kernel_(
-    params: Tensors, grads: Tensors, sqr_sum: Tensors, *, lr: float, eps: float, l2: float = 0.0
-) -> None:
-    """All of Adagrad in one pass over the memory."""
-    steps = [_number(1.0, params[0].device)] * len(params)  # the kernel asks for them, for a decay we have not
-    options: Any = {"lr": lr, "lr_decay": 0.0, "weight_decay": l2, "eps": eps}
-    torch._fused_adagrad_(params, grads, sqr_sum, steps, maximize=False, **options)
+def adagrad_kernel(*, lr: float, eps: float, l2: float = 0.0) -> Callable[[Tensors, Tensors, Tensors], None]:
+    """All of Adagrad in one pass over the memory.
+
+    Returns:
+        A function of parameters, gradients and the sums of their squares, all of one device and dtype.
+    """
+    options: dict[str, Any] = {"lr": lr, "lr_decay": 0.0, "weight_decay": l2, "eps": eps, "maximize": False}
+
+    def run(params: Tensors, grads: Tensors, sqr_sum: Tensors) -> None:
+        step = torch.ones((), device=params[0].device)  # the kernel asks for it, for a decay we have not
+        torch._fused_adagrad_(params, grads, sqr_sum, [step] * len(params), **options)
+
+    return run
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:

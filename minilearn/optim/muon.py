@@ -95,13 +95,13 @@ def _adam(*args: Any, **kwargs: Any) -> Tensors:
     return adam_step(*args, **kwargs)
 
 
-@kernels.kernel(when=lambda group: bool(group["adam"]))
-def _adam_kernel(*args: Any, **kwargs: Any) -> None:
+@kernels.kernel("grad_avg", "sqr_avg", when=lambda group: bool(group["adam"]))
+def _adam_kernel(**hypers: Any) -> kernels.Run:
     """Adam's kernel, for groups whose ``"adam"`` is true."""
-    kernels.adam(*args, **kwargs)
+    return kernels.adam(**hypers)
 
 
-# The engine reads what a rule takes off its signature.
+# The engine reads what a rule takes off its signature; functools.wraps would change the names they are pickled by.
 _adam.__signature__ = inspect.signature(adam_step)  # type: ignore[attr-defined]
 _adam_kernel.__signature__ = inspect.signature(kernels.adam)  # type: ignore[attr-defined]
 

@@ -11,6 +11,7 @@ from minilearn.optim.blocks import Block, Blocks, Gather, states_of
 from minilearn.optim.compiled import Compiler, Prepared, looks_at_whole
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
+from minilearn.optim.kernels import Kernel, Run
 from minilearn.optim.lists import fits_fused, in_order, untraced
 from minilearn.optim.packs import Pack
 from minilearn.optim.steppers import Stepper, l1_reg
@@ -105,7 +106,7 @@ class Optimizer(GroupMethods):
         params: Any,
         steppers: Sequence[Stepper],
         *,
-        kernels: Sequence[Callable[..., None]] = (),
+        kernels: Sequence[Kernel] = (),
         sparse: bool = False,
         compile: bool = False,
         l1: float = 0.0,
@@ -268,29 +269,26 @@ class Optimizer(GroupMethods):
             kernel = kernel if usable else None
         if kernel is not None and not (on_cpu and kernel.marks.in_blocks):
             states = states_of(params, list(kernel.states), self.state)
-            _run(_with_hypers([kernel], group, kind.step), Block(params, grads, states))
+            kernel.stepper(**_hypers(kernel, group, kind.step))(params, grads, *states.values())
             return
         steppers = [call for call in self._calls if call.only_with is None or group[call.only_with]]
         if not steppers:
             return
-        rules = _with_hypers(steppers, group, kind.step)
+        rules = [(call, _hypers(call, group, kind.step)) for call in steppers]
         names = list(dict.fromkeys(name for call in steppers for name in call.states))
         if kind.sparse:
             for p in params:
                 self._step_rows(group, p, rules)
         elif on_cpu:
-            self._step_blocks(
-                params, names, rules, None if kernel is None else _with_hypers([kernel], group, kind.step)
-            )
+            fast = None if kernel is None else kernel.stepper(**_hypers(kernel, group, kind.step))
+            self._step_blocks(params, names, rules, fast)
         else:
             block = Block(params, grads, states_of(params, names, self.state))
             prepared = self._prepared(names, rules)
             if not (prepared and self._compiler.run(prepared, _columns(block))):
                 _run(rules, block)
 
-    def _step_blocks(
-        self, params: list[Tensor], names: list[str], rules: list[_Rule], fast: list[_Rule] | None
-    ) -> None:
+    def _step_blocks(self, params: list[Tensor], names: list[str], rules: list[_Rule], fast: Run | None) -> None:
         """Moves parameters on a CPU block by block, by a kernel where there is one, the large ones compiled if so."""
         if not self._looked_at:
             self._looked_at = True
@@ -300,9 +298,12 @@ class Optimizer(GroupMethods):
         cut = not (self._wants_whole or self._compiles)
         prepared = self._prepared(names, rules)
         for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
-            compiles = prepared and isinstance(block.params, Pack)
-            if not (compiles and self._compiler.run(prepared, _columns(block))):
-                _run(fast or rules, block)
+            if prepared and isinstance(block.params, Pack) and self._compiler.run(prepared, _columns(block)):
+                continue
+            if fast:
+                fast(block.params, block.grads, *block.states.values())
+            else:
+                _run(rules, block)
 
     def _prepared(self, names: list[str], rules: list[_Rule]) -> Prepared | None:
         """The steppers as one program, if that was asked for."""
@@ -345,8 +346,8 @@ is_contiguous = Tensor.is_contiguous
 OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles", "_looked_at")
 
 
-def _with_hypers(calls: list[_Call], group: dict[str, Any], step: int) -> list[_Rule]:
-    return [(call, {name: step if name == "step" else group[name] for name in call.hypers}) for call in calls]
+def _hypers(call: _Call, group: dict[str, Any], step: int) -> dict[str, Any]:
+    return {name: step if name == "step" else group[name] for name in call.hypers}
 
 
 def _as_function(names: list[str], rules: list[_Rule]) -> Callable[..., None]:
@@ -372,14 +373,15 @@ def _run(rules: list[_Rule], block: Block) -> None:
 
 
 def _read_signature(stepper: Callable[..., Any], hypers: dict[str, Any]) -> _Call:
-    taken = list(inspect.signature(stepper).parameters.values())[2:]
+    """What a stepper, or a kernel, takes."""
+    marks = getattr(stepper, "func", stepper)
+    taken = inspect.signature(stepper).parameters.values()
     keywords = tuple(p.name for p in taken if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
     for name in keywords:
         if name not in hypers and name != "step":
             raise TypeError(f"{stepper.__name__} takes the hyperparameter '{name}', which the recipe does not give")
-    states = tuple(p.name for p in taken if p.kind is not p.KEYWORD_ONLY)
-    marks = getattr(stepper, "func", stepper)
-    return _Call(stepper, states, keywords, getattr(marks, "only_with", None), marks)
+    states = getattr(marks, "states", [p.name for p in taken if p.kind is not p.KEYWORD_ONLY][2:])
+    return _Call(stepper, tuple(states), keywords, getattr(marks, "only_with", None), marks)
 
 
 def _some(params: Any) -> Any:

@@ -69,6 +69,8 @@ class Layout:
 class Pack(Tensors):
     """Tensors that lie one after another in memory: `flat` is all of them as one."""
 
+    __slots__ = ("flat", "layout")
+
     def __init__(self, parts: Sequence[Tensor], flat: Tensor, layout: Layout) -> None:
         super().__init__(parts)
         self.flat, self.layout = flat, layout

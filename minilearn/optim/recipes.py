@@ -67,7 +67,7 @@ class SGD(Optimizer):
             raise ValueError("SGD: nesterov looks ahead along the whole momentum: give it without dampening")
         average = nesterov_momentum if nesterov else dampened_momentum if dampening else momentum
         rules = [_decay(decouple_wd), average, sgd_step]
-        fast = [partial(kernels.plain_sgd, decouple_wd=decouple_wd)]
+        fast: list[Any] = [kernels.plain_sgd]
         if not dampening:
             fast.append(partial(kernels.sgd, decouple_wd=decouple_wd, nesterov=nesterov))
         hypers: Any = {"lr": lr, "mom": mom, "wd": wd, "dampening": dampening}

@@ -142,7 +142,7 @@ def test_adam_kernel_is_its_formula(l2: float, decay: float) -> None:
         scale = (new_v / (1 - 0.9**3)).sqrt() + 1e-3
         wanted.append((p_i * (1 - 0.5 * decay) - 0.5 * new_m / (1 - 0.8**3) / scale, new_m, new_v))
     before = [part.clone() for part in g]
-    lists.adam_kernel_(p, g, m, v, lr=0.5, mom=0.8, sqr_mom=0.9, eps=1e-3, step=3, l2=l2, decay=decay)
+    lists.adam_kernel(lr=0.5, mom=0.8, sqr_mom=0.9, eps=1e-3, step=3, l2=l2, decay=decay)(p, g, m, v)
     torch.testing.assert_close(list(zip(p, m, v, strict=True)), wanted)
     assert all(map(torch.equal, g, before))
 
@@ -158,7 +158,7 @@ def test_sgd_kernel_is_its_formula(mom: float, dampening: float, nesterov: bool)
         step = (g_l + mom * new_m if nesterov else new_m) if mom else g_l
         wanted.append((p_i - 0.5 * step, new_m))
     options: Any = {"lr": 0.5, "mom": mom, "dampening": dampening, "l2": 0.1, "nesterov": nesterov}
-    lists.sgd_kernel_(p, g, m if mom else [], **options)
+    lists.sgd_kernel(**options)(p, g, m if mom else [])
     torch.testing.assert_close(list(zip(p, m, strict=True)), wanted)
 
 
@@ -169,7 +169,7 @@ def test_adagrad_kernel_is_its_formula() -> None:
         g_l = g_i + 0.1 * p_i
         new_s = s_i + g_l**2
         wanted.append((p_i - 0.5 * g_l / (new_s.sqrt() + 1e-3), new_s))
-    lists.adagrad_kernel_(p, g, s, lr=0.5, eps=1e-3, l2=0.1)
+    lists.adagrad_kernel(lr=0.5, eps=1e-3, l2=0.1)(p, g, s)
     torch.testing.assert_close(list(zip(p, s, strict=True)), wanted)
 
 
