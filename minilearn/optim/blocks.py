@@ -19,14 +19,14 @@ Tensors = list[Tensor]
 Gather = Literal["nothing", "grads", "all"]
 States = Mapping[Tensor, MutableMapping[str, Any]]
 
-BLOCK = 1 << 17
-"""Elements that a rule works on at a time: half a megabyte a tensor in float32, so that a few stay in the cache."""
+BLOCK = 1 << 16
+"""Elements that a rule works on at a time: a quarter of a megabyte a tensor in float32, so that a few stay in the cache."""
 
 SMALL = 1 << 14
 """Parameters of at most so many elements are put together: what a call costs is felt up to there."""
 
 
-MANY: dict[Gather, int] = {"nothing": 4, "grads": 1, "all": 4}
+MANY: dict[Gather, int] = {"nothing": 8, "grads": 2, "all": 8}
 """How many blocks' worth of small parameters are put together: the more, the fewer calls, and the less stays cached."""
 
 
