@@ -20,7 +20,7 @@ Gather = Literal["nothing", "grads", "all"]
 States = Mapping[Tensor, MutableMapping[str, Any]]
 
 BLOCK = 1 << 16
-"""Elements that a rule works on at a time: a quarter of a megabyte a tensor in float32, so that a few stay in the cache."""
+"""Elements that a rule works on at a time: 256 KiB a tensor in float32, so that a few stay in the cache."""
 
 SMALL = 1 << 14
 """Parameters of at most so many elements are put together: what a call costs is felt up to there."""

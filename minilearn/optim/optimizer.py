@@ -296,10 +296,12 @@ class Optimizer(GroupMethods):
             self._wants_whole = looks_at_whole(_as_function(names, rules), 2 + len(names))
         gather: Gather = "nothing" if fast else "all" if self._compiles else "grads"
         cut = not (self._wants_whole or self._compiles)
-        prepared = self._prepared(names, rules)
+        prepared = None
         for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
-            if prepared and isinstance(block.params, Pack) and self._compiler.run(prepared, _columns(block)):
-                continue
+            if self._compiles and isinstance(block.params, Pack):
+                prepared = prepared or self._prepared(names, rules)
+                if self._compiler.run(prepared, _columns(block)):
+                    continue
             if fast:
                 fast(block.params, block.grads, *block.states.values())
             else:
