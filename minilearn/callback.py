@@ -133,6 +133,11 @@ class Callback:
     run_search: bool | None = None
     """Whether it takes part in `lr_find`'s search; None: if it acts between a batch's arrival and its step."""
 
+    acts_in_step: bool = True
+    """Whether what it does from `after_pred` to `after_step` changes the step, cancels it or reads gradients. False for
+    one that only looks on, at `pred` and `loss` say: a compiled step can be one graph then, and over by then.
+    """
+
     learn: "Learner"
     """The Learner, from the moment the callback was added until it is removed."""
 

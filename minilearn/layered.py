@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from minilearn.loop import Loop
+from minilearn.managed import ManagedLoop
 from minilearn.optim import groups
 from minilearn.optim.foreign import make_optimizer
 
@@ -19,7 +19,7 @@ def trainable_params(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-class LayeredLoop(Loop):
+class LayeredLoop(ManagedLoop):
     """A loop that makes its optimizer over the layers that `splitter` gives, and freezes and unfreezes them."""
 
     opt_func: Callable[..., Optimizer]

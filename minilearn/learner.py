@@ -1,7 +1,7 @@
 """The Learner: the loop of `minilearn.loop` plus the methods that a person types."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minilearn.callback import Callback, Callbacks, CancelEpochException, CancelFitException
+from minilearn.callback import Callbacks, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
+from minilearn.compiling import check_mode
 from minilearn.data.loader import DataLoaders
 from minilearn.errors import describe, in_range, whole
 from minilearn.fits import Moms, ScheduledFits, check_moms
 from minilearn.layered import Splitter, trainable_params
 from minilearn.loop import OF_A_BATCH, OF_A_PART
+from minilearn.managed import callbacks_of
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam, groups
 from minilearn.optim.groups import Spread
+from minilearn.step import CompiledSteps
 
 DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, ProgressCallback)
 
@@ -45,6 +48,8 @@ class Learner(ScheduledFits):
         moms: the momenta at the start, the middle and the end of one cycle; by default (0.95, 0.85, 0.95) where the
             optimizer was made with momentum.
         default_cbs: whether the default callbacks are there: training mode and counters, device, recorder, progress.
+        compile: whether steps are compiled (`CompiledSteps`), by torch.compile, which takes seconds to a minute at the
+            beginning; or one of its modes, such as "max-autotune".
     Raises:
         TypeError: an argument is not what it should be.
         ValueError: `lr` or `wd` is out of its range.
@@ -77,6 +82,7 @@ class Learner(ScheduledFits):
         train_bn: bool = True,
         moms: Moms | None = None,
         default_cbs: bool = True,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -99,7 +105,8 @@ class Learner(ScheduledFits):
         self.path = Path(path) if path is not None else self.dls.path
         self.model_dir = Path(model_dir)
         self.logger, self.show_bar = print, True
-        given = _callbacks(cbs)
+        self.compiled = CompiledSteps(compile) if check_mode(compile) else None
+        given = callbacks_of(cbs)
         if default_cbs:
             self.add_cbs([kind for kind in DEFAULT_CALLBACKS if not any(isinstance(cb, kind) for cb in given)])
         self.add_cbs(given)
@@ -204,80 +211,6 @@ class Learner(ScheduledFits):
         """Takes `dls` and `metrics` as they were set since, in the forms that the constructor takes too."""
         self.dls, self.metrics = DataLoaders.of(self.dls), as_metrics(self.metrics)
 
-    # ---- callbacks ----
-
-    def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
-        """Adds a callback, or one of a class.
-
-        Raises:
-            TypeError: it is no callback.
-            ValueError: it belongs to a Learner already.
-        """
-        (cb,) = _callbacks(cb)
-        if "learn" in cb.__dict__:
-            owner = "this Learner" if cb.learn is self else "another Learner; remove it there first"
-            raise ValueError(f"the callback {type(cb).__name__} belongs to {owner}")
-        cb.learn = self
-        self.cbs.append(cb)
-        self.build_handlers()
-        return self
-
-    def add_cbs(self, cbs: Callbacks) -> "Learner":
-        """Adds callbacks, one or several."""
-        for cb in _callbacks(cbs):
-            self.add_cb(cb)
-        return self
-
-    def remove_cb(self, cb: Callback | type[Callback]) -> "Learner":
-        """Removes a callback, or all of a class.
-
-        Raises:
-            ValueError: there is none.
-        """
-        found = [c for c in self.cbs if c is cb or (isinstance(cb, type) and type(c) is cb)]
-        if not found:
-            name = cb.__name__ if isinstance(cb, type) else type(cb).__name__
-            raise ValueError(
-                f"this Learner has no callback {name}; it has {', '.join(type(c).__name__ for c in self.cbs)}"
-            )
-        self.cbs = [c for c in self.cbs if not any(c is gone for gone in found)]
-        self.build_handlers()
-        for c in found:
-            if self._running and hasattr(type(c), "cleanup_fit"):
-                c.cleanup_fit()  # type: ignore[attr-defined]
-            del c.learn
-        return self
-
-    def remove_cbs(self, cbs: Callbacks) -> "Learner":
-        """Removes callbacks, one or several."""
-        for cb in [cbs] if isinstance(cbs, (Callback, type)) else list(cbs or ()):
-            self.remove_cb(cb)
-        return self
-
-    @contextmanager
-    def added_cbs(self, cbs: Callbacks) -> Iterator[None]:
-        """Callbacks for the length of a ``with`` block."""
-        added: list[Callback] = []
-        try:
-            for cb in _callbacks(cbs):
-                self.add_cb(cb)
-                added.append(cb)
-            yield
-        finally:
-            for cb in added:
-                if any(cb is c for c in self.cbs):
-                    self.remove_cb(cb)
-
-    @contextmanager
-    def removed_cbs(self, cbs: Callbacks) -> Iterator[None]:
-        """Without these callbacks for the length of a ``with`` block."""
-        before = list(self.cbs)
-        try:
-            self.remove_cbs(cbs)
-            yield
-        finally:
-            self.add_cbs([cb for cb in before if "learn" not in cb.__dict__])
-
     @property
     def recorder(self) -> Recorder:
         """The Recorder: the history of the last fit.
@@ -289,43 +222,3 @@ class Learner(ScheduledFits):
             if isinstance(cb, Recorder):
                 return cb
         raise ValueError("this Learner has no Recorder: add one, learn.add_cb(Recorder())")
-
-    # ---- output ----
-
-    @contextmanager
-    def no_bar(self) -> Iterator[None]:
-        """Without the live bar for the length of a ``with`` block; the table is still printed."""
-        before, self.show_bar = self.show_bar, False
-        try:
-            yield
-        finally:
-            self.show_bar = before
-
-    @contextmanager
-    def no_logging(self) -> Iterator[None]:
-        """Without any output for the length of a ``with`` block."""
-        before, self.logger = self.logger, _silent
-        try:
-            yield
-        finally:
-            self.logger = before
-
-
-def _silent(text: str) -> None:
-    """Prints nothing."""
-
-
-def _callbacks(cbs: Callbacks) -> list[Callback]:
-    """One or several callbacks as a list, classes made into objects.
-
-    Raises:
-        TypeError: one of them is no callback.
-    """
-    several = [cbs] if isinstance(cbs, (Callback, type)) else [] if cbs is None else cbs
-    if not isinstance(several, Iterable):
-        raise TypeError(f"cbs must be a Callback or a list of them, got {describe(several)}")
-    made = [cb() if isinstance(cb, type) else cb for cb in several]
-    for cb in made:
-        if not isinstance(cb, Callback):
-            raise TypeError(f"cbs must be a Callback or a list of them, got {describe(cb)}")
-    return made

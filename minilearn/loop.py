@@ -26,6 +26,7 @@ from minilearn.data.loader import DataLoaders, length, no_batch
 from minilearn.errors import came_through, did_you_mean
 from minilearn.losses import infer_loss
 from minilearn.optim.foreign import closure, needs_closure
+from minilearn.step import CompiledSteps, call
 from minilearn.tensors import shape_text
 
 TARGETS = ("y", "target", "targets", "label", "labels")
@@ -75,6 +76,7 @@ class Loop:
         self.training = self._needs_closure = False
         self._running = False
         self._unchecked: set[bool] = set()
+        self.compiled: CompiledSteps | None = None
         self.build_handlers()
 
     # ---- the loop ----
@@ -138,30 +140,34 @@ class Loop:
         self._take(batch)
         try:
             self.event("before_batch")
-            self.pred = self._predict(batch)
+            done = self.compiled and self.compiled.run(self)  # with compile=True, all at once; then come the events
+            self.pred = done[0] if done else self._predict(batch)
             self.event("after_pred")
             if self.yb:
-                self.loss = self._loss(self.pred)
+                self.loss = done[1] if done else self._loss(self.pred)
             self.event("after_loss")
             if self.training:
-                self._backward()
-                self._step()
+                self._backward(bool(done))
+                self._step(bool(done))
         except CancelBatchException:
             self.event("after_cancel_batch")
         self.event("after_batch")
 
-    def _backward(self) -> None:
+    def _backward(self, done: bool) -> None:
         try:
             self.event("before_backward")
-            self._root().backward()  # type: ignore[no-untyped-call]
+            if not done:
+                self._root().backward()  # type: ignore[no-untyped-call]
         except CancelBackwardException:
             self.event("after_cancel_backward")
         self.event("after_backward")
 
-    def _step(self) -> None:
+    def _step(self, done: bool) -> None:
         try:
             self.event("before_step")
-            if self._needs_closure:
+            if done:
+                pass
+            elif self._needs_closure:
                 self.opt.step(closure(self.opt, self._root(), self._evaluate))
             else:
                 self.opt.step()
@@ -181,7 +187,7 @@ class Loop:
 
     def _predict(self, batch: Any) -> Any:
         try:
-            return self.model(**self.xb) if isinstance(self.xb, Mapping) else self.model(*self.xb)
+            return call(self.model, self.xb) if self.compiled is None else self.compiled.predict(self)
         except Exception as error:
             explain_model(error, self.model, self.xb, batch)
             raise
@@ -296,6 +302,8 @@ class Loop:
         self._not_running()
         self._running = True
         self._unchecked = {True, False}
+        if self.compiled is not None:
+            self.compiled.begin_fit()
         try:
             yield
         except BaseException as error:

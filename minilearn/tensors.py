@@ -43,6 +43,28 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def leaves(value: Any) -> list[Any]:
+    """What is in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, (tuple, list)) else [value]
+
+
+def detached(value: Any) -> Any:
+    """`value` with every tensor in it cut off from its graph.
+
+    Raises:
+        TypeError: it holds something else than tensors in tuples, lists and dicts.
+    """
+    if isinstance(value, Tensor):
+        return value.detach()
+    if type(value) in (tuple, list):
+        return type(value)([detached(part) for part in value])
+    if type(value) is dict:
+        return {key: detached(part) for key, part in value.items()}
+    raise TypeError(f"a model's answer of type {type(value).__name__}")
+
+
 def to_np(value: Tensor) -> np.ndarray:
     """A tensor's numbers as an array, from any device."""
     return value.detach().cpu().numpy()

@@ -15,9 +15,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
-    "errors", "tensors",
+    "errors", "tensors", "compiling",
     "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
-    "callback", "loop", "restore", "layered",
+    "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "fits",
     "learner",
@@ -36,6 +36,7 @@ ROOM_ORDER = {
         "hypers",
         "groups",
         "optimizer",
+        "in_graph",
         "recipes",
         "wrapper",
         "lookahead",

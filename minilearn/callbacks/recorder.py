@@ -43,6 +43,7 @@ class Recorder(Callback):
     """
 
     order = 50  # after the callbacks that change the batch or the loss
+    acts_in_step = False
 
     metric_names: list[str]
     """The table's headings: epoch, train_loss, valid_loss, the metrics, time."""

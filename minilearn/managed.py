@@ -1,0 +1,125 @@
+"""The callbacks that a Learner has, and what it says: added, taken away and made silent, for good or for a while."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from minilearn.callback import Callback, Callbacks
+from minilearn.errors import describe
+from minilearn.loop import Loop
+
+
+class ManagedLoop(Loop):
+    """A loop whose callbacks can be added and removed, and its output turned off."""
+
+    show_bar: bool
+
+    def add_cb(self, cb: Callback | type[Callback]) -> Self:
+        """Adds a callback, or one of a class.
+
+        Raises:
+            TypeError: it is no callback.
+            ValueError: it belongs to a Learner already.
+        """
+        (cb,) = callbacks_of(cb)
+        if "learn" in cb.__dict__:
+            owner = "this Learner" if cb.learn is self else "another Learner; remove it there first"
+            raise ValueError(f"the callback {type(cb).__name__} belongs to {owner}")
+        cb.learn = self  # type: ignore[assignment]  # every such loop is a Learner
+        self.cbs.append(cb)
+        self.build_handlers()
+        return self
+
+    def add_cbs(self, cbs: Callbacks) -> Self:
+        """Adds callbacks, one or several."""
+        for cb in callbacks_of(cbs):
+            self.add_cb(cb)
+        return self
+
+    def remove_cb(self, cb: Callback | type[Callback]) -> Self:
+        """Removes a callback, or all of a class.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = [c for c in self.cbs if c is cb or (isinstance(cb, type) and type(c) is cb)]
+        if not found:
+            name = cb.__name__ if isinstance(cb, type) else type(cb).__name__
+            raise ValueError(
+                f"this Learner has no callback {name}; it has {', '.join(type(c).__name__ for c in self.cbs)}"
+            )
+        self.cbs = [c for c in self.cbs if not any(c is gone for gone in found)]
+        self.build_handlers()
+        for c in found:
+            if self._running and hasattr(type(c), "cleanup_fit"):
+                c.cleanup_fit()  # type: ignore[attr-defined]
+            del c.learn
+        return self
+
+    def remove_cbs(self, cbs: Callbacks) -> Self:
+        """Removes callbacks, one or several."""
+        for cb in [cbs] if isinstance(cbs, (Callback, type)) else list(cbs or ()):
+            self.remove_cb(cb)
+        return self
+
+    @contextmanager
+    def added_cbs(self, cbs: Callbacks) -> Iterator[None]:
+        """Callbacks for the length of a ``with`` block."""
+        added: list[Callback] = []
+        try:
+            for cb in callbacks_of(cbs):
+                self.add_cb(cb)
+                added.append(cb)
+            yield
+        finally:
+            for cb in added:
+                if any(cb is c for c in self.cbs):
+                    self.remove_cb(cb)
+
+    @contextmanager
+    def removed_cbs(self, cbs: Callbacks) -> Iterator[None]:
+        """Without these callbacks for the length of a ``with`` block."""
+        before = list(self.cbs)
+        try:
+            self.remove_cbs(cbs)
+            yield
+        finally:
+            self.add_cbs([cb for cb in before if "learn" not in cb.__dict__])
+
+    @contextmanager
+    def no_bar(self) -> Iterator[None]:
+        """Without the live bar for the length of a ``with`` block; the table is still printed."""
+        before, self.show_bar = self.show_bar, False
+        try:
+            yield
+        finally:
+            self.show_bar = before
+
+    @contextmanager
+    def no_logging(self) -> Iterator[None]:
+        """Without any output for the length of a ``with`` block."""
+        before, self.logger = self.logger, _silent
+        try:
+            yield
+        finally:
+            self.logger = before
+
+
+def _silent(text: str) -> None:
+    """Prints nothing."""
+
+
+def callbacks_of(cbs: Callbacks) -> list[Callback]:
+    """One or several callbacks as a list, classes made into objects.
+
+    Raises:
+        TypeError: one of them is no callback.
+    """
+    several = [cbs] if isinstance(cbs, (Callback, type)) else [] if cbs is None else cbs
+    if not isinstance(several, Iterable):
+        raise TypeError(f"cbs must be a Callback or a list of them, got {describe(several)}")
+    made = [cb() if isinstance(cb, type) else cb for cb in several]
+    for cb in made:
+        if not isinstance(cb, Callback):
+            raise TypeError(f"cbs must be a Callback or a list of them, got {describe(cb)}")
+    return made
