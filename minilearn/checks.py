@@ -180,3 +180,19 @@ def _is_one_of(loss_func: Callable[..., Any], losses: tuple[Any, ...]) -> bool:
 def _name(loss_func: Callable[..., Any]) -> str:
     plain = loss_func.func if isinstance(loss_func, partial) else loss_func
     return str(getattr(plain, "__name__", type(plain).__name__))
+
+
+APPEARS = {
+    "opt": "a fit makes it before before_fit; learn.create_opt() makes it now",
+    "dl": "it is set before before_train and before_validate",
+    "n_iter": "it is set before before_train and before_validate",
+    "iter": "it is set before before_batch, and gone after the fit",
+    "xb": "it is set before before_batch, and gone after the batch",
+    "yb": "it is set before before_batch, and gone after the batch",
+    "x": "it is set before before_batch, and gone after the batch",
+    "y": "it is set before before_batch, and gone after the batch",
+    "pred": "it is set before after_pred, in each batch anew",
+    "loss": "it is set before after_loss, in each batch that has a target",
+    "loss_grad": "it is set before after_loss, in each batch that has a target",
+}
+"""Attributes of a Learner that are there in a part of a fit only, and when."""

@@ -2,6 +2,7 @@
 
 import re
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +88,8 @@ class Compiled:
                 raise
         try:
             # Off by default in 2.13, where this came: a graph may hold its own backward pass.
-            with torch._dynamo.config.patch(trace_autograd_ops=True):
+            with torch._dynamo.config.patch(trace_autograd_ops=True), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler, about itself
                 result = self._function(*args)
         except Exception as error:
             if self._called and not of_compiler(error):

@@ -21,12 +21,13 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.checks import explain_loss, explain_model, first_loss
+from minilearn.checks import APPEARS, explain_loss, explain_model, first_loss
 from minilearn.data.loader import DataLoaders, length, no_batch
 from minilearn.errors import came_through, did_you_mean
+from minilearn.graphs import call
 from minilearn.losses import infer_loss
 from minilearn.optim.foreign import closure, needs_closure
-from minilearn.step import CompiledSteps, call
+from minilearn.step import CompiledSteps
 from minilearn.tensors import shape_text
 
 TARGETS = ("y", "target", "targets", "label", "labels")
@@ -34,19 +35,6 @@ TARGETS = ("y", "target", "targets", "label", "labels")
 
 OF_A_BATCH = ("xb", "yb", "pred", "loss", "_loss_grad")
 OF_A_PART = ("dl", "iter", "n_iter")
-APPEARS = {
-    "opt": "a fit makes it before before_fit; learn.create_opt() makes it now",
-    "dl": "it is set before before_train and before_validate",
-    "n_iter": "it is set before before_train and before_validate",
-    "iter": "it is set before before_batch, and gone after the fit",
-    "xb": "it is set before before_batch, and gone after the batch",
-    "yb": "it is set before before_batch, and gone after the batch",
-    "x": "it is set before before_batch, and gone after the batch",
-    "y": "it is set before before_batch, and gone after the batch",
-    "pred": "it is set before after_pred, in each batch anew",
-    "loss": "it is set before after_loss, in each batch that has a target",
-    "loss_grad": "it is set before after_loss, in each batch that has a target",
-}
 
 
 class Loop:

@@ -222,7 +222,7 @@ def test_a_parameter_without_a_gradient_is_left_alone() -> None:
             super().__init__()
             self.spare = nn.Parameter(torch.ones(3))
 
-    assert_same(fitted(False, Adam, Spare), fitted(True, Adam, Spare()))
+    assert_same(fitted(False, Adam, Spare), fitted(True, Adam, Spare))
     wanted = fitted(False, SGD, Spare)
     with pytest.warns(RuntimeWarning, match="the model is compiled, but not the whole step"):
         got = fitted(True, SGD, Spare)

@@ -1,0 +1,96 @@
+"""The functions that a compiled Learner makes graphs of, and which batches may share a graph."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minilearn.optim.compiled import Program
+from minilearn.optim.in_graph import Columns, carry_out
+from minilearn.tensors import detached, leaves
+
+
+def call(model: nn.Module, xb: Any) -> Any:
+    """The model's answer; a dict's entries go to it by name."""
+    return model(**xb) if isinstance(xb, Mapping) else model(*xb)
+
+
+def prediction(model: nn.Module) -> Callable[..., Any]:
+    """The model alone, as a function of the batch's inputs."""
+
+    def predict(xb: Any) -> Any:
+        return call(model, xb)
+
+    return predict
+
+
+def validation(model: nn.Module, loss_func: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Model and loss, as a function of inputs and targets that gives the prediction and the loss."""
+
+    def validate(xb: Any, yb: Any) -> Any:
+        pred = call(model, xb)
+        return pred, loss_func(pred, *yb)
+
+    return validate
+
+
+def training(model: nn.Module, loss_func: Callable[..., Tensor], programs: tuple[Program, ...]) -> Callable[..., Any]:
+    """A training step, as a function of inputs, targets and what the optimizer's programs work on."""
+
+    def train(xb: Any, yb: Any, columns: list[Columns]) -> Any:
+        pred = call(model, xb)
+        loss = loss_func(pred, *yb)
+        grads = torch.autograd.grad(loss, [p for group in columns for p in group.params])
+        with torch.no_grad():
+            carry_out(programs, columns, grads)
+        return detached(pred), loss.detach()
+
+    return train
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Raises a TypeError where something waits for gradients to pass through a module."""
+    if any(module._backward_hooks or module._backward_pre_hooks for module in model.modules()):
+        raise TypeError("a module has backward hooks")
+
+
+FEW = 2
+"""How many shapes of batches are met with a graph for one of them; the other is a ragged last batch's."""
+
+
+class Sizes:
+    """Which graph a batch is for: one for batches of a single size, or one for any; or none.
+
+    Most batches are of one size, but for a ragged last one, for which nothing need be compiled. Where a third size
+    comes along, they go on changing: then there is a graph for any size, after which no further one is needed.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bool, list[Any]] = {True: [], False: []}
+
+    def first(self, batch: Any, training: bool) -> None:
+        """Takes note of a fit's first batch, in training or validation: the others are expected to be like it."""
+        self._seen[training] = [_kinds(batch)]
+
+    def graph_for(self, batch: Any, training: bool) -> Any:
+        """The name of a graph, to be compared with others; None for a batch that none is for."""
+        kinds = _kinds(batch)
+        if None in kinds:
+            return None
+        seen = self._seen[training]
+        if kinds not in seen and len(seen) <= FEW:
+            seen.append(kinds)
+        changing = seen if len(seen) > FEW else self._seen[True]
+        if len(changing) <= FEW:
+            return kinds if kinds == seen[0] else None
+        for i, part in enumerate(leaves(batch)):
+            for axis in range(part.ndim):
+                if len({found[i][0][axis : axis + 1] for found in changing if i < len(found)}) > 1:
+                    torch._dynamo.maybe_mark_dynamic(part, axis)
+        return "any"
+
+
+def _kinds(batch: Any) -> tuple[Any, ...]:
+    parts = leaves(batch)
+    return tuple((part.shape, part.dtype, part.device) if isinstance(part, Tensor) else None for part in parts)
