@@ -193,8 +193,8 @@ def _check(program: Program, dtype: torch.dtype, scalars: Tensor, whole: bool = 
         values.append(result)
         if whole:
             matrices.append(_result(op, matrices, scalars))
-            pair = [one.flatten().double() for one in (matrices[-1], result)]
-            if len(pair[0]) != len(pair[1]) or not torch.allclose(*pair, rtol=0.01, equal_nan=True):
+            line, matrix = result.flatten().double(), matrices[-1].flatten().double()
+            if line.shape != matrix.shape or not torch.allclose(line, matrix, rtol=0.01, equal_nan=True):
                 raise TypeError(f"{op.name} gives something else for a matrix than for its numbers in a line")
 
 
