@@ -78,6 +78,7 @@ RULES: dict[str, tuple[Make, dict[str, Make], float]] = {
     "RAdam, compile": (lambda p: ours.RAdam(p, 1e-3, compile=True), torchs(T.RAdam, UNFUSED), 0.50),
     "NAdam, compile": (lambda p: ours.NAdam(p, 1e-3, compile=True), torchs(T.NAdam, UNFUSED), 0.50),
     "Lion, compile": (lambda p: ours.Lion(p, 1e-3, compile=True), OURS_ADAM, 1.50),
+    "Lamb, compile": (lambda p: ours.Lamb(p, 1e-3, compile=True), OURS_ADAM, 1.50),
     "QHAdam, compile": (lambda p: ours.QHAdam(p, 1e-3, compile=True), OURS_ADAM, 1.50),
 }
 

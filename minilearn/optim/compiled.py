@@ -59,6 +59,8 @@ class Recording:
     def add(self, name: str, args: Iterable[Any], kwargs: dict[str, Any]) -> "StandIn":
         """An operation; one whose name ends with an underscore changes its first argument."""
         args = list(args)
+        if name in ("div", "div_") and isinstance(args[1], float) and args[1]:
+            name, args[1] = name.replace("div", "mul"), 1 / args[1]  # beside the memory a division is felt
         in_place = name.endswith("_") and not name.endswith("__")
         name = name.removesuffix("_") if in_place else name
         counts = name in ARITHMETIC  # a whole number may be another in each step, as `step` is
@@ -133,6 +135,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "addcmul": lambda a, b, c, value=1: a + b * c * value,
     "addcdiv": lambda a, b, c, value=1: a + b / c * value,
     "lerp": lambda a, b, weight: a + (b - a) * weight,
+    "linalg_vector_norm": torch.linalg.vector_norm,
     "copy": lambda a, b: b.to(a.dtype).expand_as(a).clone(),
     "zero": torch.zeros_like,
     "operator.and": operator.and_,
@@ -160,21 +163,39 @@ def _read(arg: Any, values: Sequence[Any], scalars: Tensor) -> Any:
     return scalars[arg.number] if isinstance(arg, _Scalar) else arg
 
 
-def _check(program: Program, dtype: torch.dtype, scalars: Tensor) -> None:
+def _result(op: Operation, values: Sequence[Any], scalars: Tensor) -> Any:
+    args = [_read(arg, values, scalars) for arg in op.args]
+    return _function(op.name)(*args, **{key: _read(arg, values, scalars) for key, arg in op.kwargs})
+
+
+def _check(program: Program, dtype: torch.dtype, scalars: Tensor, whole: bool = False) -> None:
     """Carries a program out on a few numbers: it must give one for each, and write to no memory by two names.
+
+    That of a `whole` rule may also give one number for all of them. It is carried out on a matrix too and must give the
+    same there, as on a CPU a parameter of any shape comes as a line of numbers.
 
     Raises:
         TypeError: it does not; a program is run on several parameters that were laid together, and knows no views.
     """
-    values = [torch.ones(5, dtype=dtype, device=scalars.device) for _ in range(program.inputs)]
+    values = [torch.linspace(i + 1, i + 2, 6).to(scalars.device, dtype) for i in range(program.inputs)]
+    matrices = [value.view(2, 3) for value in values]
+    shapes = [(6,), (), (1,)] if whole else [(6,)]
     for op in program.operations:
-        args = [_read(arg, values, scalars) for arg in op.args]
-        result = _function(op.name)(*args, **{key: _read(arg, values, scalars) for key, arg in op.kwargs})
-        if not isinstance(result, Tensor) or result.shape != values[0].shape:
+        result = _result(op, values, scalars)
+        if not isinstance(result, Tensor) or tuple(result.shape) not in shapes:
             raise TypeError(f"{op.name} looks at a whole parameter: mark its stepper as `whole`")
-        if op.in_place and sum(value.data_ptr() == args[0].data_ptr() for value in values) > 1:
-            raise TypeError(f"{op.name}_ changes a tensor that another shares its memory with")
+        if op.in_place:
+            first = values[op.args[0].number]
+            if sum(value.data_ptr() == first.data_ptr() for value in values) > 1:
+                raise TypeError(f"{op.name}_ changes a tensor that another shares its memory with")
+            if result.shape != first.shape:
+                raise TypeError(f"{op.name}_ would give a single number the shape of a parameter")
         values.append(result)
+        if whole:
+            matrices.append(_result(op, matrices, scalars))
+            line, matrix = result.flatten().double(), matrices[-1].flatten().double()
+            if line.shape != matrix.shape or not torch.allclose(line, matrix, rtol=0.01, equal_nan=True):
+                raise TypeError(f"{op.name} gives something else for a matrix than for its numbers in a line")
 
 
 def looks_at_whole(rule: Callable[..., None], columns: int) -> bool:
@@ -212,7 +233,7 @@ def _executor(program: Program) -> Callable[..., None]:
     return types.FunctionType(code, execute.__globals__, closure=execute.__closure__)
 
 
-_compiled: dict[tuple[Program, torch.dtype, int], Callable[..., None]] = {}
+_compiled: dict[tuple[Program, torch.dtype, int, bool], Callable[..., None]] = {}
 """Every program met so far, by the tensors' dtype and number; all optimizers of a rule share them."""
 
 MAX_PROGRAMS = 64
@@ -228,25 +249,26 @@ def _unwarned() -> Iterator[None]:
 
 
 class Prepared(NamedTuple):
-    """What the steppers do in a step: a program, and its plain numbers."""
+    """What the steppers do in a step: a program, and its plain numbers; `whole` where it may measure a parameter."""
 
     program: Program
     scalars: list[float]
+    whole: bool
     tensors: dict[tuple[torch.device, torch.dtype], Tensor]
 
 
-def _made(program: Program, dtype: torch.dtype, several: int, scalars: Tensor) -> Callable[..., None]:
+def _made(prepared: Prepared, dtype: torch.dtype, several: int, scalars: Tensor) -> Callable[..., None]:
     """A program, ready to be compiled when it is called.
 
     Raises:
         TypeError: it cannot be.
         RuntimeError: there are too many.
     """
-    _check(program, dtype, scalars)
+    _check(prepared.program, dtype, scalars, prepared.whole)
     if len(_compiled) >= MAX_PROGRAMS:
         raise RuntimeError(f"{MAX_PROGRAMS} programs have been compiled already")
     dynamic = several == 1  # one flat tensor after another, of any length
-    return torch.compile(_executor(program), dynamic=dynamic, fullgraph=True)
+    return torch.compile(_executor(prepared.program), dynamic=dynamic, fullgraph=True)
 
 
 class Compiler:
@@ -255,19 +277,20 @@ class Compiler:
     def __init__(self) -> None:
         self.failed = False
 
-    def prepare(self, rule: Callable[..., None], columns: int) -> Prepared | None:
+    def prepare(self, rule: Callable[..., None], columns: int, whole: bool = False) -> Prepared | None:
         """Writes down what a rule does; None where that cannot be compiled.
 
         Args:
             rule: called with a list of one stand-in for each column, does what the steppers do.
             columns: parameters, gradients and pieces of state: how many there are.
+            whole: whether the rule may measure a parameter; it must then be run on parameters one by one.
         """
         if self.failed:
             return None
         try:
             recording = Recording(columns)
             rule(*([one] for one in list(recording.inputs)))
-            return Prepared(recording.program(), recording.scalars, {})
+            return Prepared(recording.program(), recording.scalars, whole, {})
         except Exception as error:
             self._give_up(error)
             return None
@@ -290,11 +313,11 @@ class Compiler:
             if scalars is None:
                 scalars = torch.tensor(prepared.scalars, dtype=dtype).to(p.device, non_blocking=True)
                 prepared.tensors[p.device, dtype] = scalars
-            key = prepared.program, p.dtype, several
+            key = prepared.program, p.dtype, several, prepared.whole
             function = _compiled.get(key)
             with nullcontext() if function is not None else _unwarned():
                 if function is None:
-                    function = _compiled[key] = _made(prepared.program, p.dtype, several, scalars)
+                    function = _compiled[key] = _made(prepared, p.dtype, several, scalars)
                 function(scalars, *[tensor for row in zip(*columns, strict=True) for tensor in row])
         except Exception as error:
             self._give_up(error)

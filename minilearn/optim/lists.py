@@ -139,7 +139,7 @@ def norm(a: Tensors, like: Tensors | None = None) -> Tensor:
     """The Euclidean length of each tensor, (tensors,); sooner known where `like` is a `Pack` of the same shapes."""
     if len(a) == 1:
         length: Tensor = torch.linalg.vector_norm(a[0])
-        return length.reshape(1)
+        return length.reshape((1,))
     if isinstance(like, Pack) and not isinstance(a, Pack) and _rows(like) is not None:
         a = like.layout.gather(a)
     rows = _rows(a)

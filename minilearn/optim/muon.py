@@ -163,6 +163,7 @@ class Muon(Optimizer):
         hypers: Any = {"lr": lr, "mom": mom, "wd": wd, "match_adam": match_adam, "nesterov": nesterov}
         rules = [weight_decay, muon_step, _adam]
         super().__init__(params, rules, kernels=[_adam_kernel], **hypers, sqr_mom=sqr_mom, eps=eps, **options)
+        self._compiles = False  # a matrix is no line of numbers
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_adam_mom": self._adam_mom, "_given_to_adam": self._given_to_adam}

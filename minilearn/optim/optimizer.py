@@ -92,7 +92,7 @@ class Optimizer(GroupMethods):
             parameter's dtype or device has no such kernel.
         sparse: whether the rule leaves a parameter alone where its gradient is 0, so that it takes sparse gradients.
         compile: make one kernel of the steppers with `torch.compile`, where none of `kernels` does the work in a single
-            pass. Steppers marked `whole` are carried out as they are.
+            pass. Of steppers marked `whole` a CPU compiles only what they do to large parameters.
         l1: L1 regularisation, in [0, ∞): l1·sign(p) is added to the gradients.
         hypers: a default for each hyperparameter that the steppers take; a group may have its own.
 
@@ -117,8 +117,8 @@ class Optimizer(GroupMethods):
         self._kernels = [_read_signature(kernel, hypers) for kernel in kernels]
         self._takes_sparse = sparse
         self._counts_steps = any("step" in call.hypers for call in self._calls)
-        self._wants_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
-        self._compiles = compile and not self._wants_whole
+        self._wants_whole = self._says_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
+        self._compiles = compile
         ours = all(str(getattr(call.marks, "__module__", None)).startswith("minilearn.") for call in self._calls)
         self._looked_at = ours or self._wants_whole
         self._blocks, self._compiler = Blocks(), Compiler()
@@ -294,7 +294,8 @@ class Optimizer(GroupMethods):
             self._looked_at = True
             # A rule of the user's own that measures a parameter, and does not say so, would measure pieces of it.
             self._wants_whole = looks_at_whole(_as_function(names, rules), 2 + len(names))
-        gather: Gather = "nothing" if fast else "all" if self._compiles else "grads"
+        together = self._compiles and not self._says_whole  # one length is measured of what a program is given
+        gather: Gather = "nothing" if fast else "all" if together else "grads"
         cut = not (self._wants_whole or self._compiles)
         prepared = None
         for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
@@ -311,8 +312,7 @@ class Optimizer(GroupMethods):
         """The steppers as one program, if that was asked for."""
         if not self._compiles:
             return None
-
-        return self._compiler.prepare(_as_function(names, rules), 2 + len(names))
+        return self._compiler.prepare(_as_function(names, rules), 2 + len(names), self._says_whole)
 
     def _step_rows(self, group: dict[str, Any], p: Tensor, rules: Any) -> None:
         """Moves just those rows of a parameter that its sparse gradient has.
@@ -345,7 +345,7 @@ class Optimizer(GroupMethods):
 _step_untraced = untraced(Optimizer._step)
 is_contiguous = Tensor.is_contiguous
 
-OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_compiles", "_looked_at")
+OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_says_whole", "_compiles", "_looked_at")
 
 
 def _hypers(call: _Call, group: dict[str, Any], step: int) -> dict[str, Any]:

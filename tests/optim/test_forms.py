@@ -19,6 +19,8 @@ from minilearn.optim import (
     Adadelta,
     Adagrad,
     Adam,
+    Lamb,
+    Larc,
     Lion,
     Lookahead,
     NAdam,
@@ -30,7 +32,7 @@ from minilearn.optim import (
     optimizer,
 )
 from minilearn.optim.blocks import BLOCK
-from minilearn.optim.steppers import only_with, sgd_step
+from minilearn.optim.steppers import only_with, sgd_step, whole
 
 Make = Callable[..., torch.optim.Optimizer]
 SHAPES: tuple[tuple[int, ...], ...] = ((5,), (4, 3), (), (0,))
@@ -101,6 +103,38 @@ def test_second_optimizer_of_a_rule_compiles_nothing() -> None:
     assert set(compiled._compiled) == before
 
 
+WHOLE: dict[str, Callable[..., Optimizer]] = {
+    "Lamb": lambda p, **kw: Lamb(p, 0.01, wd=0.1, **kw),
+    "Lamb L2": lambda p, **kw: Lamb(p, 0.01, wd=0.1, decouple_wd=False, **kw),
+    "Larc": lambda p, **kw: Larc(p, 0.1, wd=0.1, **kw),
+    "LARS": lambda p, **kw: Larc(p, 0.01, clip=False, trust=5.0, l1=0.01, **kw),
+}
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("name", WHOLE)
+def test_compiled_rule_that_measures_parameters_gives_the_numbers_of_its_steppers(
+    name: str, dtype: torch.dtype, rtol: float
+) -> None:
+    """Of large parameters, one of zeros with zeros for its first gradients, small ones of one shape, and odd ones."""
+
+    def go(compiles: bool) -> list[Tensor]:
+        shapes = ((150_001,), (130, 129), (17_000,), (4, 3), (4, 3), *SHAPES)
+        params = [nn.Parameter(random_of(shape, i, dtype) * (i != 1)) for i, shape in enumerate(shapes)]
+        opt = WHOLE[name](params, compile=compiles)
+        for step in range(4):
+            for i, p in enumerate(params):
+                p.grad = random_of(p.shape, 10 * step + i, dtype) * (i != 1 or step > 1)
+            opt.step()
+        return [p.detach() for p in params]
+
+    before = len(compiled._compiled)
+    mine = go(compiles=True)  # a warning of the compiler's would be an error
+    assert len(compiled._compiled) == before + 1  # whatever the length
+    close(mine, go(compiles=False), rtol)
+
+
 def with_assignments(params: list[Tensor], grads: list[Tensor], avg: list[Tensor], *, lr: float, step: int) -> Any:
     """avg ← 0.9·avg + g/t, p ← (p - lr·avg)·0.99, written as one writes Python."""
     for p, g, a in zip(params, grads, avg, strict=True):
@@ -160,6 +194,26 @@ def test_stepper_that_cannot_be_compiled_runs_as_it_is_with_one_warning(stepper:
         mine = trained(lambda p: Optimizer(p, [stepper, sgd_step], compile=True, lr=0.1))
     assert len(caught) == 1
     close(mine, trained(lambda p: Optimizer(p, [stepper, sgd_step], lr=0.1)))
+
+
+@whole
+def of_one_axis(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    return [g / g.norm(dim=-1, keepdim=True).clamp(min=1e-3) for g in grads]
+
+
+@whole
+def along_an_axis(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    return [g.cumsum(-1) for g in grads]
+
+
+@pytest.mark.parametrize("stepper", [of_one_axis, along_an_axis])
+def test_stepper_that_depends_on_a_parameters_shape_is_not_compiled(stepper: Any) -> None:
+    p, q = (nn.Parameter(torch.ones(130, 129)) for _ in range(2))
+    p.grad = q.grad = random_of(p.shape, 0)
+    with pytest.warns(RuntimeWarning, match="gives something else for a matrix than for its numbers in a line"):
+        Optimizer([p], [stepper, sgd_step], compile=True, lr=0.1).step()
+    Optimizer([q], [stepper, sgd_step], lr=0.1).step()
+    assert torch.equal(p, q)
 
 
 def test_loading_a_state_does_not_warn_of_the_compiler_again() -> None:
