@@ -72,7 +72,7 @@ def import_seconds(module: str, setting: Setting) -> Measured:
     """In fresh processes that have imported torch already."""
     code = f"import time, torch; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     seconds_of(code)  # the bytecode is written
-    seconds = [seconds_of(code) for _ in range(setting.of(9, 5))]
+    seconds = [seconds_of(code) for _ in range(setting.of(9, 3))]
     return Measured(*middle(seconds), ours=f"{1e3 * statistics.median(seconds):.1f} ms")
 
 

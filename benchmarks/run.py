@@ -12,17 +12,26 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import growth
+import images
 import linear
 import machine
 import memory
+import models
+import optimizers
+import peers
 import torch
 from harness import HERE, Case, Measured, Setting, Skip
 
 CASES: list[Case] = [
     *linear.CASES,
+    *peers.CASES,
+    *models.CASES,
+    *images.CASES,
     *memory.CASES,
+    *growth.CASES,
+    *optimizers.CASES,
 ]
-PEERS: tuple[str, ...] = ()
 
 HEADER = """# Benchmarks
 
@@ -37,9 +46,14 @@ are faster. [Performance](../docs/performance.md) says how to read it.
 """
 
 
-def chosen(cases: Sequence[Case], only: str, quick: bool) -> list[Case]:
-    """The cases whose name holds `only`, in a quick run without the slow ones."""
-    return [case for case in cases if only.lower() in case.name.lower() and not (quick and case.slow)]
+def chosen(cases: Sequence[Case], only: str, quick: bool, also: str) -> list[Case]:
+    """The cases whose name holds `only`; in a quick run, of the slow ones just those whose name holds `also`."""
+    return [
+        case
+        for case in cases
+        if only.lower() in case.name.lower()
+        and (not quick or not case.slow or (also and also.lower() in case.name.lower()))
+    ]
 
 
 def figure_text(case: Case, value: float) -> str:
@@ -94,11 +108,12 @@ def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> in
     """Measures, prints, writes the table; gives 1 where a bar was missed or a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, without the slow cases")
+    parser.add_argument("--also", default="", help="in a quick run, these slow cases too: whose name holds this text")
     parser.add_argument("--only", default="", help="only cases whose name holds this text")
     parser.add_argument("--out", type=Path, help="where to write the table (by default results.md, after a full run)")
     parser.add_argument("--list", action="store_true", help="only name the cases, with their bars")
     args = parser.parse_args(argv)
-    found = chosen(cases, args.only, args.quick)
+    found = chosen(cases, args.only, args.quick, args.also)
     if args.list:
         for case in found:
             bar = "told" if case.bar is None else f"≤ {case.bar:g} {case.unit}"
@@ -111,9 +126,10 @@ def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> in
     rows, skipped, good = carried_out(found, Setting(args.quick))
     out = args.out or (None if args.only or args.quick else HERE / "results.md")
     if out is not None:
-        command = " ".join(["python benchmarks/run.py", *(["--quick"] if args.quick else [])])
+        options = [*(["--quick"] if args.quick else []), *(["--also", f'"{args.also}"'] if args.also else [])]
+        command = " ".join(["python benchmarks/run.py", *options])
         minutes = (time.perf_counter() - started) / 60
-        header = HEADER.format(command=command, minutes=minutes, machine="\n".join(machine.described(PEERS)))
+        header = HEADER.format(command=command, minutes=minutes, machine="\n".join(machine.described(peers.PACKAGES)))
         tail = "\nNot measured:\n\n" + "\n".join(skipped) + "\n" if skipped else ""
         out.write_text(header + "\n".join(rows) + "\n" + tail, encoding="utf-8")
     return 0 if good else 1
