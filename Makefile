@@ -21,7 +21,7 @@ check: $(VENV)/.dev  ## lint, format and types
 bench: $(VENV)/.bench  ## all benchmarks, other frameworks among them; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
-bench-quick: $(VENV)/.run  ## those that take no more than three minutes
+bench-quick: $(VENV)/.run  ## fewer rounds, without the slow cases
 	$(BIN)/python benchmarks/run.py --quick
 
 clean:

@@ -157,7 +157,7 @@ def parameters(n: int, setting: Setting) -> Measured:
 
 def per_callback(name: str, kind: type[Callback], what: str, bar: float | None) -> Case:
     measure = functools.partial(callbacks, kind)
-    return Case(name, "32 callbacks", "none", f"a callback {what}, a batch", measure, bar, "µs")
+    return Case(name, "32 callbacks", "none", f"a callback {what}, a batch", measure, bar, "µs", slow=bar is None)
 
 
 CASES = [
