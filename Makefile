@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-quick clean
 
 demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
 	$(BIN)/python examples/mnist_sample.py --out out
@@ -18,8 +18,11 @@ check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.run  ## what the Learner costs over a hand-written loop
-	$(BIN)/python benchmarks/learner_overhead.py
+bench: $(VENV)/.bench  ## all benchmarks, other frameworks among them; writes benchmarks/results.md
+	$(BIN)/python benchmarks/run.py
+
+bench-quick: $(VENV)/.run  ## fewer rounds, without the slow cases
+	$(BIN)/python benchmarks/run.py --quick
 
 clean:
 	rm -rf $(VENV) out
@@ -28,6 +31,10 @@ $(VENV)/.run: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and minilearn into $(VENV); torch is large, this takes a minute or more"
 	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.run
+	$(PIP) --editable '.[bench]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run

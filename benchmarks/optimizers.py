@@ -8,6 +8,7 @@ where a bar is missed.
 """
 
 import argparse
+import functools
 import math
 import statistics
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from harness import Case, Measured, Setting, compared
 from torch import Tensor
 
 from minilearn import optim as ours
@@ -90,8 +92,8 @@ def parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:
     return params
 
 
-def medians(makers: dict[str, Make], shapes: list[tuple[int, ...]], rounds: int) -> dict[str, float]:
-    """The median time of a step of each, in seconds; they take turns."""
+def times_of(makers: dict[str, Make], shapes: list[tuple[int, ...]], rounds: int) -> dict[str, list[float]]:
+    """The times of a step of each, in seconds, round by round; they take turns."""
     opts = {name: make(parameters(shapes)) for name, make in makers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in opts}
     names = list(opts)
@@ -102,7 +104,25 @@ def medians(makers: dict[str, Make], shapes: list[tuple[int, ...]], rounds: int)
             opt.step()
             if i >= 3:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def beside_fastest(rule: str, set_name: str, setting: Setting) -> Measured:
+    """Our form of a rule beside the fastest other one."""
+    mine, others, _ = RULES[rule]
+    times = times_of({"minilearn": mine, **others}, SETS[set_name], setting.of(31, 7))
+    best = min(others, key=lambda form: statistics.median(times[form]))
+    return compared(times["minilearn"], times[best], note=f"the fastest: {best}")
+
+
+CASES = [
+    Case(
+        f"{rule}, {set_name}", "minilearn.optim", "the fastest other form", "a step of an optimizer",
+        functools.partial(beside_fastest, rule, set_name), bar, slow=(rule, set_name) != ("AdamW", "ResNet-18"),
+    )
+    for set_name in SETS
+    for rule, (_, _, bar) in RULES.items()
+]  # fmt: skip
 
 
 def main() -> int:
@@ -117,7 +137,8 @@ def main() -> int:
         for name, (mine, others, bar) in RULES.items():
             if args.only.lower() not in name.lower():
                 continue
-            times = medians({"minilearn": mine, **others}, shapes, args.rounds)
+            rounds = times_of({"minilearn": mine, **others}, shapes, args.rounds)
+            times = {form: statistics.median(seconds) for form, seconds in rounds.items()}
             best = min(others, key=lambda form: times[form])
             ratio = times["minilearn"] / times[best]
             missed += ratio > bar

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from minilearn.callback import Callbacks, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
+from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
 from minilearn.data.loader import DataLoaders
 from minilearn.errors import describe, in_range, whole
@@ -190,6 +191,10 @@ class Learner(ScheduledFits):
     ) -> Any:
         """Trains at rising rates (`LRFinder`), puts everything back (`find_lr`), and gives the suggestions by name."""
         return find_lr(self, LRFinder(start_lr, end_lr, num_it, stop_div), suggest_funcs, show_plot)
+
+    def profile(self, n_batches: int = 100) -> Profile:
+        """Trains on `n_batches` batches, puts everything back, prints and gives where the time went (`profile_fit`)."""
+        return profile_fit(self, n_batches)
 
     def _validate_aside(self, dl: Any) -> list[float | None]:
         """Validates at the word of a callback, in a fit that goes on afterwards as if nothing had been."""

@@ -3,6 +3,7 @@
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.nan import TerminateOnNaN
+from minilearn.callbacks.profile import Profile, Share, profile_fit
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
 from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
@@ -13,10 +14,13 @@ __all__ = [
     "LRFinder",
     "LRSearch",
     "ParamScheduler",
+    "Profile",
     "ProgressCallback",
     "Recorder",
+    "Share",
     "TerminateOnNaN",
     "TorchScheduler",
     "TrainEval",
     "find_lr",
+    "profile_fit",
 ]

@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 from collections import namedtuple
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from minilearn.callback import Callback, CancelFitException, CancelValidException
 from minilearn.callbacks.recorder import Recorder
-from minilearn.data.loader import ANEW, DataLoaders, length, no_batch
+from minilearn.data.loader import ANEW, DataLoaders
 from minilearn.errors import did_you_mean, positive, warn, whole
 from minilearn.lr_suggest import SUGGESTIONS, Suggestion
 from minilearn.metrics import AvgSmoothLoss
 from minilearn.optim.groups import set_hypers
 from minilearn.plots import plot_lr_find
-from minilearn.restore import restored
+from minilearn.restore import Rounds, restored
 from minilearn.schedule import SchedExp
 from minilearn.tensors import LateScalars
 
@@ -186,7 +186,7 @@ def find_lr(learn: "Learner", finder: LRFinder, suggest_funcs: Any, show_plot: b
         learn.add_cbs([*own, finder])
         learn.dls, learn.metrics = copy.copy(learn.dls), []
         vars(learn)["lr_finder"] = finder  # what callbacks written for fastai ask for
-        learn.dls.loaders = [_Rounds(loader, finder.num_it), *learn.dls.loaders[1:]]
+        learn.dls.loaders = [Rounds(loader, finder.num_it), *learn.dls.loaders[1:]]
         finder.ends_with = _SearchEnded
         try:
             with learn.no_logging(), suppress(_SearchEnded):
@@ -209,33 +209,6 @@ def find_lr(learn: "Learner", finder: LRFinder, suggest_funcs: Any, show_plot: b
 
 class _SearchEnded(Exception):  # noqa: N818 -- it is no error
     """Breaks the fit off: only `cleanup_fit` comes after it, not `after_epoch` and `after_fit`."""
-
-
-class _Rounds:
-    """A loader that is gone through again and again until `n` batches have come."""
-
-    def __init__(self, loader: Any, n: int) -> None:
-        self.loader, self.n = loader, n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[Any]:
-        left = self.n
-        while left:
-            before = left
-            for batch in self.loader:
-                yield batch
-                left -= 1
-                if not left:
-                    return
-            if left == before:
-                raise ValueError(no_batch("training", length(self.loader)))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copying asks of an object before it has its attributes
-            raise AttributeError(name)
-        return getattr(self.loader, name)
 
 
 def _takes_part(cb: Callback) -> bool:
