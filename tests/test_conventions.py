@@ -35,6 +35,7 @@ ROOM_ORDER = {
         "kernels",
         "hypers",
         "groups",
+        "calls",
         "optimizer",
         "in_graph",
         "recipes",

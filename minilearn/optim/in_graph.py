@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from minilearn.optim.blocks import states_of
+from minilearn.optim.calls import as_function, hypers_of
 from minilearn.optim.compiled import Program, Recording, _check, _function, _read
-from minilearn.optim.optimizer import Optimizer, _as_function, _hypers
+from minilearn.optim.optimizer import Optimizer
 
 Tensors = list[Tensor]
 
@@ -76,7 +77,7 @@ class StepInGraph:
                 raise TypeError("the parameters of a group have not taken equally many steps")
             steppers = [call for call in self.opt._calls if call.only_with is None or group[call.only_with]]
             names = list(dict.fromkeys(name for call in steppers for name in call.states))
-            rules = [(call, _hypers(call, group, *steps)) for call in steppers]
+            rules = [(call, hypers_of(call, group, *steps)) for call in steppers]
             hypers = tuple(value for _, taken in rules for value in taken.values())
             written = self._written[i]
             if written is None or written.hypers != hypers:
@@ -103,7 +104,7 @@ def _write_down(rules: Any, names: list[str], hypers: tuple[Any, ...], like: Ten
     recording = Recording(2 + len(names))
     dtype = like.dtype if like.dtype == torch.float64 else torch.float32
     try:
-        _as_function(names, rules)(*([one] for one in list(recording.inputs)))
+        as_function(names, rules)(*([one] for one in list(recording.inputs)))
         program = recording.program()
         numbers = torch.tensor(recording.scalars, dtype=dtype).to(like.device, non_blocking=True)
         _check(program, dtype, numbers)

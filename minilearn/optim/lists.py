@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.optim import optimizer as hooks_for_all
 
 from minilearn.optim.packs import Pack
 
@@ -245,6 +246,17 @@ def adagrad_kernel(*, lr: float, eps: float, l2: float = 0.0) -> Callable[[Tenso
         torch._fused_adagrad_(params, grads, sqr_sum, [step] * len(params), **options)
 
     return run
+
+
+def is_heard(opt: torch.optim.Optimizer) -> bool:
+    """Whether somebody wants to hear of an optimizer's steps: a hook of its own, one for all, or torch's profiler."""
+    return bool(
+        opt._optimizer_step_pre_hooks
+        or opt._optimizer_step_post_hooks
+        or hooks_for_all._global_optimizer_pre_hooks
+        or hooks_for_all._global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    )
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:

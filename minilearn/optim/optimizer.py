@@ -8,26 +8,14 @@ import torch
 from torch import Tensor
 
 from minilearn.optim.blocks import Block, Blocks, Gather, states_of
+from minilearn.optim.calls import Call, Rule, as_function, columns_of, hypers_of, read_signature, run
 from minilearn.optim.compiled import Compiler, Prepared, looks_at_whole
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS
 from minilearn.optim.kernels import Kernel, Run
-from minilearn.optim.lists import fits_fused, in_order, untraced
+from minilearn.optim.lists import fits_fused, in_order, is_heard, untraced
 from minilearn.optim.packs import Pack
 from minilearn.optim.steppers import Stepper, l1_reg
-
-
-class _Call(NamedTuple):
-    """A stepper or a kernel, and the names of what it takes, read off its signature once."""
-
-    stepper: Callable[..., Any]
-    states: tuple[str, ...]
-    hypers: tuple[str, ...]
-    only_with: str | None
-    marks: Any
-
-
-_Rule = tuple[_Call, dict[str, Any]]
 
 
 class _Kind(NamedTuple):
@@ -113,8 +101,9 @@ class Optimizer(GroupMethods):
         **hypers: Any,
     ) -> None:
         hypers["l1"] = l1
-        self._calls = [_read_signature(stepper, hypers) for stepper in (l1_reg, *steppers)]
-        self._kernels = [_read_signature(kernel, hypers) for kernel in kernels]
+        self._hypers = tuple(hypers)
+        self._calls = [read_signature(stepper, hypers) for stepper in (l1_reg, *steppers)]
+        self._kernels = [read_signature(kernel, hypers) for kernel in kernels]
         self._takes_sparse = sparse
         self._counts_steps = any("step" in call.hypers for call in self._calls)
         self._wants_whole = self._says_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
@@ -177,7 +166,6 @@ class Optimizer(GroupMethods):
         self.defaults, self.param_groups = _Group(self.defaults), [_Group(group) for group in self.param_groups]
         self._blocks, self._compiler = Blocks(), self.__dict__.get("_compiler", Compiler())
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Moves every parameter that has a gradient.
 
@@ -188,18 +176,32 @@ class Optimizer(GroupMethods):
         """
         if torch.compiler.is_dynamo_compiling():  # a compiled training step: this part of it runs as it is
             return _step_untraced(self, closure)
-        return self._step(closure)
+        return _step_heard(self, closure) if is_heard(self) else self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # else torch wraps it, to no purpose where nobody listens
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            kernel = self._kernel_for(group)
-            for kind, params, grads in self._alike(group["params"], kernel is not None):
-                self._apply(group, params, grads, kind, kernel)
+        loss = closure() if closure is not None else None
+        with torch.no_grad():
+            for group, params in self._joined():
+                kernel = self._kernel_for(group)
+                for kind, alike, grads in self._alike(params, kernel is not None):
+                    self._apply(group, alike, grads, kind, kernel)
         return loss
+
+    def _joined(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """The groups and their parameters; those of the same hyperparameters as one, which takes half the calls."""
+        joined: list[tuple[dict[str, Any], list[Tensor]]] = []
+        before: list[Any] | None = None
+        for group in self.param_groups:
+            hypers = [group[name] for name in self._hypers]
+            plain = not any([isinstance(value, Tensor) for value in hypers])  # noqa: C419 -- a list is twice as fast
+            if plain and hypers == before:
+                joined[-1] = joined[-1][0], joined[-1][1] + group["params"]
+            else:
+                joined.append((group, group["params"]))
+            before = hypers if plain else None
+        return joined
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Lets go of every parameter's gradient; with `set_to_none=False` fills it with zeros."""
@@ -210,7 +212,7 @@ class Optimizer(GroupMethods):
             for p in group["params"]:
                 p.grad = None
 
-    def _kernel_for(self, group: dict[str, Any]) -> _Call | None:
+    def _kernel_for(self, group: dict[str, Any]) -> Call | None:
         """The kernel that does the work of all steppers for a group's hyperparameters."""
         if not group["l1"]:
             for kernel in self._kernels:
@@ -260,7 +262,7 @@ class Optimizer(GroupMethods):
         return steps
 
     def _apply(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], kind: _Kind, kernel: _Call | None
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], kind: _Kind, kernel: Call | None
     ) -> None:
         """Moves parameters that one call can be made for."""
         on_cpu = kind.device.type == "cpu"
@@ -269,31 +271,31 @@ class Optimizer(GroupMethods):
             kernel = kernel if usable else None
         if kernel is not None and not (on_cpu and kernel.marks.in_blocks):
             states = states_of(params, list(kernel.states), self.state)
-            kernel.stepper(**_hypers(kernel, group, kind.step))(params, grads, *states.values())
+            kernel.stepper(**hypers_of(kernel, group, kind.step))(params, grads, *states.values())
             return
         steppers = [call for call in self._calls if call.only_with is None or group[call.only_with]]
         if not steppers:
             return
-        rules = [(call, _hypers(call, group, kind.step)) for call in steppers]
+        rules = [(call, hypers_of(call, group, kind.step)) for call in steppers]
         names = list(dict.fromkeys(name for call in steppers for name in call.states))
         if kind.sparse:
             for p in params:
                 self._step_rows(group, p, rules)
         elif on_cpu:
-            fast = None if kernel is None else kernel.stepper(**_hypers(kernel, group, kind.step))
+            fast = None if kernel is None else kernel.stepper(**hypers_of(kernel, group, kind.step))
             self._step_blocks(params, names, rules, fast)
         else:
             block = Block(params, grads, states_of(params, names, self.state))
             prepared = self._prepared(names, rules)
-            if not (prepared and self._compiler.run(prepared, _columns(block))):
-                _run(rules, block)
+            if not (prepared and self._compiler.run(prepared, columns_of(block))):
+                run(rules, block)
 
-    def _step_blocks(self, params: list[Tensor], names: list[str], rules: list[_Rule], fast: Run | None) -> None:
+    def _step_blocks(self, params: list[Tensor], names: list[str], rules: list[Rule], fast: Run | None) -> None:
         """Moves parameters on a CPU block by block, by a kernel where there is one, the large ones compiled if so."""
         if not self._looked_at:
             self._looked_at = True
             # A rule of the user's own that measures a parameter, and does not say so, would measure pieces of it.
-            self._wants_whole = looks_at_whole(_as_function(names, rules), 2 + len(names))
+            self._wants_whole = looks_at_whole(as_function(names, rules), 2 + len(names))
         together = self._compiles and not self._says_whole  # one length is measured of what a program is given
         gather: Gather = "nothing" if fast else "all" if together else "grads"
         cut = not (self._wants_whole or self._compiles)
@@ -301,18 +303,18 @@ class Optimizer(GroupMethods):
         for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
             if self._compiles and isinstance(block.params, Pack):
                 prepared = prepared or self._prepared(names, rules)
-                if self._compiler.run(prepared, _columns(block)):
+                if self._compiler.run(prepared, columns_of(block)):
                     continue
             if fast:
                 fast(block.params, block.grads, *block.states.values())
             else:
-                _run(rules, block)
+                run(rules, block)
 
-    def _prepared(self, names: list[str], rules: list[_Rule]) -> Prepared | None:
+    def _prepared(self, names: list[str], rules: list[Rule]) -> Prepared | None:
         """The steppers as one program, if that was asked for."""
         if not self._compiles:
             return None
-        return self._compiler.prepare(_as_function(names, rules), 2 + len(names), self._says_whole)
+        return self._compiler.prepare(as_function(names, rules), 2 + len(names), self._says_whole)
 
     def _step_rows(self, group: dict[str, Any], p: Tensor, rules: Any) -> None:
         """Moves just those rows of a parameter that its sparse gradient has.
@@ -336,54 +338,27 @@ class Optimizer(GroupMethods):
         names = [key for call, _ in rules for key in call.states]
         states = {key: value for key, (value,) in states_of([p], names, self.state).items()}
         rows, state_rows = p[at], {key: value[at] for key, value in states.items()}
-        _run(rules, Block([rows], [grad.values()], {key: [part] for key, part in state_rows.items()}))
+        run(rules, Block([rows], [grad.values()], {key: [part] for key, part in state_rows.items()}))
         p[at] = rows
         for key, value in states.items():
             value[at] = state_rows[key]
 
 
 _step_untraced = untraced(Optimizer._step)
+_step_heard = Optimizer.profile_hook_step(Optimizer._step)
 is_contiguous = Tensor.is_contiguous
 
-OWN = ("_calls", "_kernels", "_takes_sparse", "_counts_steps", "_wants_whole", "_says_whole", "_compiles", "_looked_at")
-
-
-def _hypers(call: _Call, group: dict[str, Any], step: int) -> dict[str, Any]:
-    return {name: step if name == "step" else group[name] for name in call.hypers}
-
-
-def _as_function(names: list[str], rules: list[_Rule]) -> Callable[..., None]:
-    """The steppers as one function of lists: parameters, gradients and each piece of state."""
-
-    def rule(params: Any, grads: Any, *states: Any) -> None:
-        _run(rules, Block(params, grads, dict(zip(names, states, strict=True))))
-
-    return rule
-
-
-def _columns(block: Block) -> list[list[Tensor]]:
-    """A block's parameters, gradients and pieces of state; those that lie together as one tensor."""
-    columns = [block.params, block.grads, *block.states.values()]
-    return [[part.flat] if isinstance(part, Pack) else [one.detach() for one in part] for part in columns]
-
-
-def _run(rules: list[_Rule], block: Block) -> None:
-    """Calls the steppers one after another; each sees the gradients that the one before it gave."""
-    grads = block.grads
-    for call, hypers in rules:
-        grads = call.stepper(block.params, grads, *(block.states[name] for name in call.states), **hypers)
-
-
-def _read_signature(stepper: Callable[..., Any], hypers: dict[str, Any]) -> _Call:
-    """What a stepper, or a kernel, takes."""
-    marks = getattr(stepper, "func", stepper)
-    taken = inspect.signature(stepper).parameters.values()
-    keywords = tuple(p.name for p in taken if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
-    for name in keywords:
-        if name not in hypers and name != "step":
-            raise TypeError(f"{stepper.__name__} takes the hyperparameter '{name}', which the recipe does not give")
-    states = getattr(marks, "states", [p.name for p in taken if p.kind is not p.KEYWORD_ONLY][2:])
-    return _Call(stepper, tuple(states), keywords, getattr(marks, "only_with", None), marks)
+OWN = (
+    "_hypers",
+    "_calls",
+    "_kernels",
+    "_takes_sparse",
+    "_counts_steps",
+    "_wants_whole",
+    "_says_whole",
+    "_compiles",
+    "_looked_at",
+)
 
 
 def _some(params: Any) -> Any:

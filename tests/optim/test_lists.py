@@ -194,3 +194,21 @@ def test_making_an_optimizer_does_not_import_torchs_compiler() -> None:
         "o = Adam([p], 0.1); o.step(); o.zero_grad(); assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_is_heard_while_somebody_listens() -> None:
+    opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    assert not lists.is_heard(opt)
+    for register in (
+        opt.register_step_pre_hook,
+        opt.register_step_post_hook,
+        torch.optim.optimizer.register_optimizer_step_pre_hook,
+        torch.optim.optimizer.register_optimizer_step_post_hook,
+    ):
+        handle = register(lambda *args: None)
+        assert lists.is_heard(opt)
+        handle.remove()
+        assert not lists.is_heard(opt)
+    with torch.profiler.profile():
+        assert lists.is_heard(opt)
+    assert not lists.is_heard(opt)
