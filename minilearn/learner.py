@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from minilearn.callback import Callback, Callbacks, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
-from minilearn.data.loader import DataLoaders
+from minilearn.data.loaders import DataLoaders
 from minilearn.errors import describe, in_range, whole
 from minilearn.fits import Moms, ScheduledFits, check_moms
 from minilearn.layered import Splitter, trainable_params
