@@ -30,11 +30,10 @@ class DevicePlacement(Callback):
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         self.device = torch.device(device) if device is not None else None
-        self._target: torch.device | None = None
         self._move: Mover | None = None
 
     def before_fit(self) -> None:
-        self._target = self._place_model()
+        self._place_model()
         ours = isinstance(getattr(self.opt, "opt", self.opt), Optimizer)  # a Lookahead has one within
         for p, state in self.opt.state.items():  # the model may have been moved, or made double, since the last fit
             for name, value in state.items():
@@ -44,19 +43,12 @@ class DevicePlacement(Callback):
                     state[name] = value.to(p.device, dtype)
 
     def before_validate(self) -> None:
-        self._target = self._place_model()
+        self._place_model()
 
     def before_batch(self) -> None:
         learn = self.learn
-        if self._target is None:
-            self._target = self._place_model()
-        if self._target.type == "cuda":
-            if self._move is None or self._move.device != self._target:
-                self._move = Mover(self._target)
-            learn.xb, learn.yb = self._move((learn.xb, learn.yb))
-        else:
-            learn.xb = to_device(learn.xb, self._target)
-            learn.yb = to_device(learn.yb, self._target)
+        move = self._move or self._place_model()
+        learn.xb, learn.yb = move(learn.xb, learn.yb)
         if self.dls.batch_tfms:
             learn.xb = self._transformed(learn.xb)
 
@@ -71,12 +63,14 @@ class DevicePlacement(Callback):
             )
         return (self.dls.transform(xb[0], training=self.training),)
 
-    def _place_model(self) -> torch.device:
+    def _place_model(self) -> "Mover":
         target = existing_device(self.device or self.dls.device or default_device())
         for part in (self.model, self.learn.loss_func, *self.dls.batch_tfms):  # a loss or a transform may hold weights
             if isinstance(part, nn.Module):
                 part.to(target)
-        return target
+        if self._move is None or self._move.device != target:
+            self._move = Mover(target)
+        return self._move
 
 
 class Mover:
@@ -86,13 +80,14 @@ class Mover:
     point, `_ready`, where all that the device had been told to do so far may still use that memory, but nothing later
     does: the next copy waits for that point, not for the work on this batch, which is queued after it. So a copy
     overlaps with that work, the host waits for nothing, and on the device there is room for one batch more, however
-    far the host runs ahead. Nothing is read from the loader before its time.
+    far the host runs ahead. The room's memory is the work stream's, which waits for the copy before anything can let go
+    of it, so `record_stream` is not needed. Nothing is read from the loader before its time.
 
     What cannot go this way is moved by `to_device`, on the stream of the work: parts that are not in pinned memory, are
-    small, or are not the size of the batch before (the first and the ragged last one).
+    small, or are not the size of the batch before (the first and the ragged last one), and dicts.
 
     Args:
-        device: a CUDA device, with its number. Any other is `to_device`'s.
+        device: where to, with its number; on any but CUDA this is `to_device`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -101,22 +96,15 @@ class Mover:
         self._side: torch.cuda.Stream | None = None
         self._ready: torch.cuda.Event | None = None
 
-    def __call__(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
-        """The inputs and targets of a batch on the device, ready for the current stream."""
-        if self.device.type != "cuda":
-            moved: tuple[Any, Any] = to_device(batch, self.device)
-            return moved
-        xb, yb = batch
-        if not isinstance(xb, tuple) or not isinstance(yb, tuple):
-            return to_device(xb, self.device), to_device(yb, self.device)
-        parts = [*xb, *yb]
-        large = {i: part for i, part in enumerate(parts) if is_worth_a_stream(part)}
-        if large:
-            parts = self._through_side(parts, large)
-        return (
-            tuple(to_device(part, self.device) for part in parts[: len(xb)]),
-            tuple(to_device(part, self.device) for part in parts[len(xb) :]),
-        )
+    def __call__(self, xb: Any, yb: Any) -> tuple[Any, Any]:
+        """A batch's inputs and targets on the device, ready for the current stream."""
+        if self.device.type == "cuda" and isinstance(xb, tuple):
+            parts = [*xb, *yb]
+            large = {i: part for i, part in enumerate(parts) if is_worth_a_stream(part)}
+            if large:
+                parts = self._through_side(parts, large)
+                xb, yb = tuple(parts[: len(xb)]), tuple(parts[len(xb) :])
+        return to_device(xb, self.device), to_device(yb, self.device)
 
     def _through_side(self, parts: list[Any], large: dict[int, Tensor]) -> list[Any]:
         """Moves those of the large parts for which there is room, and sets room aside for the next batch's."""

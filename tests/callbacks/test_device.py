@@ -185,8 +185,10 @@ def test_transforms_for_several_inputs_are_refused(batch: object) -> None:
 
 
 def test_mover_passes_through_where_there_is_no_gpu() -> None:
-    batch = (torch.zeros(2, 3),), (torch.zeros(2, 1),)
-    assert Mover(torch.device("cpu"))(batch) is batch
+    xb, yb = (torch.zeros(2, 3),), (torch.zeros(2, 1),)
+    moved = Mover(torch.device("cpu"))(xb, yb)
+    assert moved[0] is xb
+    assert moved[1] is yb
 
 
 def test_only_large_pinned_tensors_are_worth_a_stream() -> None:
@@ -216,7 +218,7 @@ def test_pinned_batches_reach_the_gpu_as_they_are() -> None:
     sizes = [512] * 20 + [300] + [512] * 5  # a ragged batch among them
     for i, rows in enumerate(sizes):
         x = torch.full((rows, 1024), float(i), pin_memory=True)
-        ((on_gpu,), ()) = move(((x,), ()))
+        ((on_gpu,), ()) = move((x,), ())
         for _ in range(20):
             weight = weight @ weight / 32  # keeps the device busy, so that the next copy overtakes it
         sums.append(on_gpu.mean())
