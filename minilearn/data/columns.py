@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset, default_collate
 
-CHUNK_BYTES = 1 << 20
-"""How much of the widest column is gathered at once, in the computer's memory.
+CHUNK_BYTES = 1 << 17
+"""How much of the widest column is gathered at once, in the computer's memory: at least one batch.
 
 With batches of 128 from 12,396 rows on one thread of a Xeon at 2.5 GHz, an epoch of gathering and one product took,
-batch by batch and by chunks of 1 MB: rows of 1 number 2.9 and 1.7 ms, of 50 numbers 3.8 and 2.7 ms, of 784 bytes 11.0
-and 9.4 ms, of 784 numbers 12.8 and 12.9 ms. Chunks of 8 MB took 21 ms in the last case: they leave the cache before
-they are used.
+batch by batch and by chunks of 128 kB: rows of 1 number 2.9 and 1.7 ms, of 10 numbers 3.3 and 2.2 ms, of 50 numbers 3.8
+and 2.9 ms. Larger chunks won less than a tenth more, and lost as much where other processes wanted the cache. With rows
+of 784 numbers chunks of 8 MB, or an epoch at once, took half as long again as a batch at a time: rows leave the cache
+before they are used. `benchmarks/loading.py` repeats this.
 """
 DEVICE_CHUNK_BYTES = 1 << 24
 """The same on a GPU, where a chunk saves launches. Not measured."""
