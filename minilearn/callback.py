@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from minilearn.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from minilearn.data.loader import DataLoaders
+    from minilearn.data.loaders import DataLoaders
     from minilearn.learner import Learner
 
 EVENTS: dict[str, str] = {

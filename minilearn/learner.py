@@ -13,7 +13,7 @@ from minilearn.callback import Callbacks, CancelEpochException, CancelFitExcepti
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
-from minilearn.data.loader import DataLoaders
+from minilearn.data.loaders import DataLoaders
 from minilearn.errors import describe, in_range, whole
 from minilearn.fits import Moms, ScheduledFits, check_moms
 from minilearn.layered import Splitter, trainable_params

@@ -22,7 +22,8 @@ from minilearn.callback import (
     CancelValidException,
 )
 from minilearn.checks import APPEARS, explain_loss, explain_model, first_loss
-from minilearn.data.loader import DataLoaders, length, no_batch
+from minilearn.data.loader import length, no_batch
+from minilearn.data.loaders import DataLoaders
 from minilearn.errors import came_through, did_you_mean
 from minilearn.graphs import call
 from minilearn.losses import infer_loss

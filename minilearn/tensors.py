@@ -25,6 +25,18 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
+def existing_device(wanted: torch.device | str) -> torch.device:
+    """A device with its number, as the tensors on it have it: "cuda" is "cuda:0".
+
+    Raises:
+        ValueError: it is not there.
+    """
+    try:
+        return torch.empty(0, device=wanted).device
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the device '{wanted}' is not there: {str(error).splitlines()[0]}") from error
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     """`value` with every tensor in it on `device`; `value` itself where nothing had to move.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from minilearn.callback import Callback, CancelFitException, CancelValidException
 from minilearn.callbacks.recorder import Recorder
-from minilearn.data.loader import ANEW, DataLoaders
+from minilearn.data.loader import ANEW
+from minilearn.data.loaders import DataLoaders
 from minilearn.errors import did_you_mean, positive, warn, whole
 from minilearn.lr_suggest import SUGGESTIONS, Suggestion
 from minilearn.metrics import AvgSmoothLoss

@@ -11,7 +11,8 @@ import torch
 
 from minilearn.callback import Callback
 from minilearn.callbacks.device import DevicePlacement
-from minilearn.data.loader import ANEW, DataLoaders
+from minilearn.data.loader import ANEW
+from minilearn.data.loaders import DataLoaders
 from minilearn.errors import whole
 from minilearn.restore import Rounds, restored
 

@@ -1,42 +1,42 @@
-"""Loaders: batches of a dataset, and the pair of them that a Learner trains and validates on."""
+"""The loader: batches of a dataset, whole ones at a time where the dataset is tensors."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from pathlib import Path
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
-from minilearn.errors import whole
+from minilearn.data.columns import as_columns, batches, copied, fit_on, on_device
+from minilearn.errors import describe, whole
+from minilearn.tensors import existing_device
+
+MOST_WORKERS = 8
+"""How many processes ``num_workers="auto"`` starts at most: each holds the dataset's objects and two batches."""
 
 
 class DataLoader(torch.utils.data.DataLoader[Any]):
     """torch's DataLoader, with all its options, that fetches a whole batch at once where the dataset is tensors.
 
     A `TensorDataset`, a tensor, a tuple of tensors (inputs, targets), or a list of tuples of equal-shaped tensors (the
-    lessons' ``list(zip(train_x, train_y))``) is kept as one tensor a column; a batch then costs one indexing
-    operation a column, not one for each row. Other datasets, worker processes and `collate_fn` go torch's way.
-    A batch is always a copy: changing it in place leaves the dataset alone.
+    lessons' ``list(zip(train_x, train_y))``) is kept as one tensor a column, in its own dtype; a batch then costs at
+    most one indexing operation a column, not one for each row. Other datasets, worker processes and `collate_fn` go
+    torch's way. A batch is always a copy: changing it in place leaves the dataset and other batches alone.
 
     Args:
         dataset: the rows.
         bs: rows a batch; torch's name `batch_size` is taken too.
         shuffle: a new order each epoch, drawn from torch's random numbers (`torch.manual_seed`), or `generator`'s.
         options: torch's: `drop_last`, `num_workers`, `sampler`, `batch_sampler`, `collate_fn`, `generator`, …
-            `pin_memory` is on where there is a CUDA GPU.
+            `pin_memory` is on where there is a CUDA GPU. ``num_workers="auto"`` starts processes for a dataset that is
+            read row by row: one a core, less one, at most 8, which live on from epoch to epoch
+            (`persistent_workers`), with torch's `prefetch_factor` of 2 batches each. They see the dataset as it was
+            when they started. As with any number of workers, a dataset must be picklable and a script have its
+            ``if __name__ == "__main__":`` where processes are not forked, so the default is none.
     Raises:
         ValueError: the batch size is no whole number above 0, or is given twice; columns differ in length, or the
-            dataset is empty.
+            dataset is empty; `num_workers` is less than 0, or a word other than "auto".
         TypeError: the dataset has no rows to ask for by number and is no `IterableDataset`.
 
     >>> x, y = torch.arange(3.0).unsqueeze(1), torch.tensor([0, 1, 0])
@@ -61,9 +61,16 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         if isinstance(dataset, tuple) and (columns := as_columns(dataset)) is not None:
             dataset = TensorDataset(*columns)
         whole_batches = options.get("batch_size", 1) is None
-        row_by_row = options.get("collate_fn") is not None or options.get("num_workers", 0) > 0 or whole_batches
+        workers = _check_workers(options.get("num_workers", 0))
+        row_by_row = options.get("collate_fn") is not None or workers > 0 or whole_batches
         self.columns = None if row_by_row else as_columns(dataset)
+        self._given = self.columns
         _check_dataset(dataset)
+        if options.get("num_workers") == AUTO:
+            alone = self.columns is not None or isinstance(dataset, IterableDataset)
+            options["num_workers"] = workers = 0 if alone else auto_workers()
+            if workers:
+                options.setdefault("persistent_workers", True)
         super().__init__(dataset, **options)
 
     @property
@@ -72,8 +79,24 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         return self.batch_size
 
     def one_batch(self) -> Any:
-        """The first batch; a look at the data, not a part of training."""
+        """The first batch; a look at the data, not a part of training. `DataLoaders`' transforms come later."""
         return next(iter(self))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the columns of a dataset of tensors to a device, where they fit (`columns.fit_on`).
+
+        Batches are gathered there from then on, and an epoch copies nothing but its order. The dataset keeps its own
+        tensors, from which a later `to` starts. Other datasets stay as they are.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        target = existing_device(device)
+        if self._given is not None:
+            self.columns = self._given  # what another device holds makes room
+            if fit_on(self._given, target):
+                self.columns = tuple(column.to(target) for column in self._given)
+        return self
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.columns is None:
@@ -83,58 +106,55 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def _gather(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
         dataset: Any = self.dataset
         bare = isinstance(dataset, Tensor) or (isinstance(dataset, list) and isinstance(dataset[0], Tensor))
-        pin = self.pin_memory and torch.accelerator.is_available()
-        for rows in self._rows(len(columns[0]), columns[0].device):
-            if isinstance(rows, slice):
-                batch = [column[rows].clone() for column in columns]
-            else:
-                batch = [column.index_select(0, rows) for column in columns]
-            if pin:
-                batch = [column.pin_memory() if column.is_cpu else column for column in batch]
+        for batch in self._copies(columns):
             yield batch[0] if bare else tuple(batch)
 
-    def _rows(self, n: int, device: torch.device) -> Iterator[slice | Tensor]:
-        """Which rows make up each batch: a slice where they lie in order, else their indices on the data's device."""
-        sampler = self.sampler
+    def _copies(self, columns: tuple[Tensor, ...]) -> Iterator[list[Tensor]]:
+        """The batches' columns, in the sampler's order."""
+        n, device, sampler = len(columns[0]), columns[0].device, self.sampler
+        pin = self.pin_memory and torch.accelerator.is_available()
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         shuffled = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == n
         in_order = type(sampler) is SequentialSampler and len(sampler) == n
         if not one_order or not (shuffled or in_order):
             for indices in self.batch_sampler or ():
-                rows = torch.as_tensor(indices)
-                # Only from pinned memory does a copy to the GPU not wait.
-                yield rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+                yield copied(columns, on_device(torch.as_tensor(indices), device), pin=pin)
             return
         bs = self.batch_size or n
-        # One permutation an epoch: index by index, as torch's sampler gives them, costs more than the batch itself.
+        # One permutation an epoch: index by index, as torch's sampler gives them, costs more than the batch itself. It
+        # is drawn in the computer's memory, so that a seed gives one order wherever the data is.
         order = (
-            torch.randperm(n, generator=sampler.generator).to(device) if isinstance(sampler, RandomSampler) else None
+            on_device(torch.randperm(n, generator=sampler.generator), device)
+            if isinstance(sampler, RandomSampler)
+            else None
         )
-        for start in range(0, n - bs + 1 if self.drop_last else n, bs):
-            yield slice(start, start + bs) if order is None else order[start : start + bs]
+        yield from batches(columns, bs, n - n % bs if self.drop_last else n, order, pin=pin)
 
 
-def as_columns(dataset: Any) -> tuple[Tensor, ...] | None:
-    """The dataset as one tensor a column, or None where it has to be asked row by row.
+AUTO = "auto"
+
+
+def auto_workers() -> int:
+    """The worker processes that ``num_workers="auto"`` stands for: one a core, less one for the training, at most 8.
+
+    Only the cores that this process may use count, where the system tells which.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores - 1, MOST_WORKERS)
+
+
+def _check_workers(num_workers: Any) -> int:
+    """A number of workers that was given, 0 for "auto".
 
     Raises:
-        ValueError: the tensors or arrays of a tuple differ in length.
+        ValueError: it is neither a number from 0 up nor "auto".
+        TypeError: it is no whole number.
     """
-    if type(dataset) is TensorDataset:
-        return dataset.tensors
-    if isinstance(dataset, Tensor):
-        return (dataset,) if dataset.ndim else None
-    if isinstance(dataset, tuple) and dataset and all(isinstance(part, (Tensor, np.ndarray)) for part in dataset):
-        lengths = [len(part) for part in dataset]
-        if len(set(lengths)) > 1:
-            raise ValueError(f"the columns of a dataset must have the same number of rows, got {lengths}")
-        return tuple(torch.as_tensor(part) for part in dataset)
-    if isinstance(dataset, list) and dataset:
-        if all(isinstance(row, Tensor) for row in dataset):
-            return _stacked([dataset])
-        if all(type(row) is tuple and len(row) == len(dataset[0]) for row in dataset) and dataset[0]:
-            return _stacked(list(zip(*dataset, strict=True)))
-    return None
+    if num_workers == AUTO:
+        return 0
+    if isinstance(num_workers, str):
+        raise ValueError(f"num_workers must be a whole number of at least 0 or 'auto', got {describe(num_workers)}")
+    return whole("num_workers", num_workers)
 
 
 def _check_dataset(dataset: Any) -> None:
@@ -153,21 +173,6 @@ def _check_dataset(dataset: Any) -> None:
         )
     if length(dataset) == 0:
         raise ValueError("the dataset is empty: it has no rows")
-
-
-def _stacked(columns: Sequence[Sequence[Any]]) -> tuple[Tensor, ...] | None:
-    stacked = []
-    for column in columns:
-        first = column[0]
-        if isinstance(first, Tensor):
-            if any(not isinstance(p, Tensor) or p.shape != first.shape or p.dtype != first.dtype for p in column):
-                return None
-            stacked.append(torch.stack(list(column)))
-        elif type(first) in (int, float) and all(type(part) is type(first) for part in column):
-            stacked.append(default_collate(list(column)))
-        else:
-            return None
-    return tuple(stacked)
 
 
 ANEW = "Give an object whose __iter__ starts anew, a list of batches, or a DataLoader."
@@ -189,175 +194,3 @@ def no_batch(part: str, n: int | None) -> str:
         f"the {part} loader is empty: it has {n} batches."
         " Its dataset has no row, or fewer than one batch with drop_last=True."
     )
-
-
-class DataLoaders:
-    """The loaders of a Learner: the first trains, the second validates, further ones may be asked for by number.
-
-    Args:
-        loaders: any iterables of batches: minilearn's or torch's DataLoader, lists of batches, objects with `__iter__`.
-        path: the folder of the data and of what a Learner on them saves.
-        device: where batches and model go; by default the GPU where there is one.
-        n_inp: how many parts of a batch are inputs; by default all but the last.
-    Raises:
-        TypeError: one of them is a dataset, or cannot be iterated over.
-    """
-
-    def __init__(
-        self,
-        *loaders: Any,
-        path: str | Path = ".",
-        device: torch.device | str | None = None,
-        n_inp: int | None = None,
-    ) -> None:
-        if not loaders:
-            raise TypeError("DataLoaders needs a training loader, and takes a validation loader after it")
-        for i, loader in enumerate(loaders):
-            if isinstance(loader, (list, tuple)) and loader and isinstance(loader[0], torch.utils.data.DataLoader):
-                raise TypeError("give the loaders one by one, DataLoaders(train, valid), not in a list")
-            if isinstance(loader, (Dataset, Tensor, Mapping)) or not hasattr(loader, "__iter__"):
-                raise TypeError(
-                    f"loader {i} is a {type(loader).__name__}, not an iterable of batches."
-                    " Use DataLoaders.from_dsets(train, valid, bs=64) for datasets,"
-                    " DataLoaders.from_tensors(train_x, train_y, valid_x, valid_y) for tensors."
-                )
-        self.loaders = list(loaders)
-        self.path = Path(path)
-        self.device = torch.device(device) if device is not None else None
-        self.n_inp = None if n_inp is None else whole("n_inp", n_inp, 1)
-
-    @classmethod
-    def of(cls, dls: Any) -> "DataLoaders":
-        """`dls` itself, or a pair of loaders as `DataLoaders`.
-
-        Raises:
-            TypeError: it is neither.
-        """
-        if isinstance(dls, DataLoaders):
-            return dls
-        if isinstance(dls, (tuple, list)) and dls and not any(isinstance(dl, (tuple, Tensor, Mapping)) for dl in dls):
-            return cls(*dls)
-        raise TypeError(
-            f"dls must be DataLoaders(train, valid) or a pair (train, valid) of loaders, got an object of"
-            f" {type(dls).__name__}. For a single loader: DataLoaders(loader)."
-        )
-
-    def __len__(self) -> int:
-        return len(self.loaders)
-
-    def __getitem__(self, i: int) -> Any:
-        if not -len(self.loaders) <= i < len(self.loaders):
-            raise IndexError(f"there is no loader {i}: these DataLoaders hold {len(self.loaders)}")
-        return self.loaders[i]
-
-    @property
-    def train(self) -> Any:
-        """The training loader."""
-        return self.loaders[0]
-
-    @property
-    def valid(self) -> Any:
-        """The validation loader.
-
-        Raises:
-            IndexError: there is none.
-        """
-        if len(self.loaders) < 2:
-            raise IndexError("there is no validation loader: give one, DataLoaders(train, valid)")
-        return self.loaders[1]
-
-    @property
-    def train_ds(self) -> Any:
-        """The training loader's dataset."""
-        return self.train.dataset
-
-    @property
-    def valid_ds(self) -> Any:
-        """The validation loader's dataset."""
-        return self.valid.dataset
-
-    def check(self, epochs: int) -> None:
-        """Names before a fit of so many epochs what would end it after the first of them.
-
-        Raises:
-            ValueError: a loader is empty, or can be run through only once.
-        """
-        for part, dl in zip(("training", "validation"), self.loaders, strict=False):
-            if hasattr(dl, "__next__") and epochs > 1:
-                raise ValueError(f"the {part} loader can be run through only once, not {epochs} times. {ANEW}")
-            if epochs > 0 and isinstance(dl, Sized) and length(dl) == 0:
-                raise ValueError(no_batch(part, 0))
-
-    def one_batch(self) -> Any:
-        """The first training batch; a look at the data, not a part of training."""
-        return next(iter(self.train))
-
-    def to(self, device: torch.device | str) -> Self:
-        """Sets the device on which a Learner works with these loaders."""
-        self.device = torch.device(device)
-        return self
-
-    @classmethod
-    def from_dsets(
-        cls,
-        *dsets: Any,
-        bs: int = 64,
-        shuffle: bool = True,
-        path: str | Path = ".",
-        device: torch.device | str | None = None,
-        n_inp: int | None = None,
-        **options: Any,
-    ) -> Self:
-        """A loader for each dataset; the first, which trains, is shuffled.
-
-        Args:
-            dsets: the training set, the validation set, further ones: what `DataLoader` takes.
-            bs: rows a batch, in all of them.
-            shuffle: whether training draws a new order each epoch.
-            path: as in `DataLoaders`.
-            device: as in `DataLoaders`.
-            n_inp: as in `DataLoaders`.
-            options: torch's DataLoader options, for all; `drop_last` drops the training set's ragged last batch.
-        """
-        drop_last, bs = options.pop("drop_last", False), options.pop("batch_size", bs)
-        shuffle = shuffle and "sampler" not in options and not isinstance(dsets[0], IterableDataset)
-        loaders = [
-            DataLoader(dset, bs, shuffle=shuffle and i == 0, drop_last=drop_last and i == 0, **options)
-            for i, dset in enumerate(dsets)
-        ]
-        return cls(*loaders, path=path, device=device, n_inp=n_inp)
-
-    @classmethod
-    def from_tensors(
-        cls,
-        train_x: Tensor,
-        train_y: Tensor,
-        valid_x: Tensor | None = None,
-        valid_y: Tensor | None = None,
-        bs: int = 64,
-        shuffle: bool = True,
-        **options: Any,
-    ) -> Self:
-        """Loaders over tensors in memory.
-
-        Args:
-            train_x: training inputs, (rows, …).
-            train_y: training targets, (rows, …).
-            valid_x: validation inputs; None for no validation.
-            valid_y: validation targets.
-            bs: rows a batch.
-            shuffle: whether training draws a new order each epoch.
-            options: as in `from_dsets`.
-        Raises:
-            ValueError: inputs and targets differ in their number of rows, or only one of `valid_x`, `valid_y` is given.
-        """
-        named = {"train_x": train_x, "train_y": train_y, "valid_x": valid_x, "valid_y": valid_y}
-        for name, value in named.items():
-            if not isinstance(value, (Tensor, np.ndarray)) and not (value is None and name.startswith("valid")):
-                raise TypeError(f"{name} must be a tensor or an array, got an object of {type(value).__name__}")
-        if (valid_x is None) != (valid_y is None):
-            raise ValueError("give both valid_x and valid_y, or neither")
-        dsets = [(train_x, train_y)]
-        if valid_x is not None and valid_y is not None:
-            dsets.append((valid_x, valid_y))
-        return cls.from_dsets(*dsets, bs=bs, shuffle=shuffle, **options)

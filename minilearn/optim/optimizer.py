@@ -181,7 +181,10 @@ class Optimizer(GroupMethods):
     step.hooked = True  # type: ignore[attr-defined]  # else torch wraps it, to no purpose where nobody listens
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
-        loss = closure() if closure is not None else None
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         with torch.no_grad():
             for group, params in self._joined():
                 kernel = self._kernel_for(group)

@@ -1,5 +1,6 @@
 """Loaders: the fast path gives what torch's DataLoader gives; the rest goes torch's way."""
 
+import os
 import warnings
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from minilearn.data import DataLoader, DataLoaders
+from minilearn.data.loader import auto_workers
 
 X, Y = torch.arange(30.0).reshape(10, 3), torch.arange(10).unsqueeze(1)
 
@@ -193,36 +195,6 @@ def test_misspelt_option_is_refused() -> None:
         DataLoader((X, Y), 4, drop_lats=True)
 
 
-def test_from_tensors_makes_a_shuffled_and_an_ordered_loader() -> None:
-    dls = DataLoaders.from_tensors(X, Y, X, Y, bs=4)
-    assert torch.equal(torch.cat([x for x, _ in dls.valid]), X)
-    torch.manual_seed(0)
-    assert not torch.equal(torch.cat([x for x, _ in dls.train]), X)
-    assert len(dls) == 2
-    assert dls[0] is dls.train
-    assert dls[-1] is dls.valid
-    assert len(dls.train_ds) == len(dls.valid_ds) == 10
-
-
-def test_from_dsets_takes_any_dataset_and_torchs_options() -> None:
-    dls = DataLoaders.from_dsets(Rows(), Rows(), bs=4, drop_last=True, shuffle=False)
-    assert [len(loader) for loader in dls.loaders] == [2, 3]
-
-
-def test_no_validation_loader_says_how_to_give_one() -> None:
-    with pytest.raises(IndexError, match=r"there is no validation loader: give one, DataLoaders\(train, valid\)"):
-        DataLoaders([X]).valid  # noqa: B018
-
-
-def test_one_batch_is_the_first_of_training() -> None:
-    x, _ = DataLoaders.from_tensors(X, Y, bs=4, shuffle=False).one_batch()
-    assert torch.equal(x, X[:4])
-
-
-def test_device_is_set_by_to() -> None:
-    assert DataLoaders([X]).to("cpu").device == torch.device("cpu")
-
-
 def test_arrays_are_taken_as_tensors() -> None:
     x, y = X.numpy(), Y.numpy()
     assert equal(list(DataLoader((x, y), 4)), list(DataLoader((X, Y), 4)))
@@ -249,10 +221,6 @@ def test_what_is_no_data_is_named(make: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         make()
     assert message in str(caught.value)
-
-
-def test_batch_size_by_torchs_name_goes_through_from_tensors() -> None:
-    assert DataLoaders.from_tensors(X, Y, batch_size=5).train.bs == 5
 
 
 def test_batch_sampler_of_none_is_no_batch_sampler() -> None:
@@ -289,3 +257,102 @@ def test_iterable_dataset_is_not_shuffled_and_needs_no_length() -> None:
 
 def test_one_batch_of_a_loader() -> None:
     assert torch.equal(DataLoader((X, Y), 4).one_batch()[0], X[:4])
+
+
+def test_no_worker_is_started_unasked() -> None:
+    assert DataLoader(Rows(), 4).num_workers == 0
+
+
+def test_auto_workers_leave_one_core_to_the_training() -> None:
+    loader = DataLoader(Rows(), 4, num_workers="auto")
+    assert loader.num_workers == auto_workers() == min(8, len(os.sched_getaffinity(0)) - 1)
+    assert loader.persistent_workers == (loader.num_workers > 0)
+
+
+def test_auto_workers_go_by_the_cores_that_the_process_may_use() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert DataLoader(Rows(), 4, num_workers="auto").num_workers == 0
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_auto_workers_give_the_same_batches_epoch_after_epoch() -> None:
+    loader = DataLoader(Rows(), 4, num_workers="auto")
+    loader.one_batch()  # leaves batches on their way behind
+    assert equal(list(loader), list(DataLoader((X, Y), 4)))
+    assert equal(list(loader), list(DataLoader((X, Y), 4)))
+
+
+def test_what_auto_chooses_can_be_overridden() -> None:
+    loader = DataLoader(Rows(), 4, num_workers="auto", persistent_workers=False)
+    assert not loader.persistent_workers
+
+
+def test_auto_workers_are_none_for_tensors() -> None:
+    loader = DataLoader((X, Y), 4, num_workers="auto")
+    assert loader.num_workers == 0
+    assert loader.columns is not None
+
+
+def test_auto_workers_are_none_for_an_iterable_dataset() -> None:
+    """Each of them would give every row."""
+    assert [len(batch) for batch in DataLoader(Endless(), 4, num_workers="auto")] == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ("many", "num_workers must be a whole number of at least 0 or 'auto', got 'many'"),
+        (-1, "num_workers must be a whole number of at least 0, got -1"),
+        (1.5, "num_workers must be a whole number, got 1.5"),
+    ],
+)
+def test_bad_number_of_workers_is_refused(workers: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        DataLoader(Rows(), 4, num_workers=workers)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_columns_go_to_a_device_and_the_data_stays(shuffle: bool) -> None:
+    loader = DataLoader((X, Y), 4, shuffle=shuffle).to("meta")  # meta stands for a GPU: its tensors hold no numbers
+    assert [(x.device.type, tuple(x.shape)) for x, _ in loader] == [
+        ("meta", (4, 3)),
+        ("meta", (4, 3)),
+        ("meta", (2, 3)),
+    ]
+    assert torch.equal(torch.cat([x for x, _ in loader.to("cpu")]).sort(dim=0).values, X)
+
+
+def test_order_of_a_sampler_goes_to_the_device_too() -> None:
+    assert [len(x) for x, _ in DataLoader((X, Y), 4, sampler=[3, 1, 2, 9, 0]).to("meta")] == [4, 1]
+
+
+def test_dataset_of_rows_stays_where_it_is() -> None:
+    assert equal(list(DataLoader(Rows(), 4).to("meta")), list(DataLoader((X, Y), 4)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_gpu_gives_the_same_batches_for_the_same_seed() -> None:
+    runs = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(7)
+        loader = DataLoader((X, Y), 4, shuffle=True, pin_memory=False).to(device)
+        batches = list(loader)
+        assert {x.device.type for x, _ in batches} == {device}
+        runs.append([(x.cpu(), y.cpu()) for x, y in batches])
+    assert equal(*runs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"sampler": [3, 1, 2, 9, 0]}], ids=str)
+def test_pinned_batches_equal_those_that_are_not(options: dict[str, Any]) -> None:
+    runs = []
+    for pin in (False, True):
+        torch.manual_seed(7)
+        batches = list(DataLoader((X, Y), 4, pin_memory=pin, **options))
+        assert {x.is_pinned() for x, _ in batches} == {pin}
+        runs.append(batches)
+    assert equal(*runs)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from minilearn.optim import lists
 from minilearn.optim.packs import Layout, Pack, Scratch
@@ -202,8 +203,8 @@ def test_is_heard_while_somebody_listens() -> None:
     for register in (
         opt.register_step_pre_hook,
         opt.register_step_post_hook,
-        torch.optim.optimizer.register_optimizer_step_pre_hook,
-        torch.optim.optimizer.register_optimizer_step_post_hook,
+        register_optimizer_step_pre_hook,
+        register_optimizer_step_post_hook,
     ):
         handle = register(lambda *args: None)
         assert lists.is_heard(opt)
