@@ -182,8 +182,7 @@ class _TimedHandler:
         self.handler, self.clock = handler, clock
         self.__name__ = handler.__name__
         self.__self__: Callback = handler.__self__  # type: ignore[attr-defined]
-        moves = isinstance(self.__self__, DevicePlacement) and self.__name__ == "before_batch"
-        self.part = MOVING if moves else type(self.__self__).__name__
+        self.part = MOVING if isinstance(self.__self__, DevicePlacement) else type(self.__self__).__name__
 
     def __call__(self) -> None:
         self.clock._charge(REST)
