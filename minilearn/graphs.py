@@ -75,15 +75,14 @@ class Sizes:
 
     def graph_for(self, batch: Any, training: bool) -> Any:
         """The name of a graph, to be compared with others; None for a batch that none is for."""
-        kinds = _kinds(batch)
+        kinds, seen = _kinds(batch), self._seen[training]
         if None in kinds:
             return None
-        seen = self._seen[training]
         if kinds not in seen and len(seen) <= FEW:
             seen.append(kinds)
         changing = seen if len(seen) > FEW else self._seen[True]
         if len(changing) <= FEW:
-            return kinds if kinds == seen[0] else None
+            return seen[0] if kinds == seen[0] else None
         for i, part in enumerate(leaves(batch)):
             for axis in range(part.ndim):
                 if len({found[i][0][axis : axis + 1] for found in changing if i < len(found)}) > 1:
@@ -93,4 +92,4 @@ class Sizes:
 
 def _kinds(batch: Any) -> tuple[Any, ...]:
     parts = leaves(batch)
-    return tuple((part.shape, part.dtype, part.device) if isinstance(part, Tensor) else None for part in parts)
+    return tuple([(part.shape, part.dtype, part.device) if isinstance(part, Tensor) else None for part in parts])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from minilearn.compiling import CannotCompile, Compiled, can_hold_backward, check_compiler
 from minilearn.errors import warn
 from minilearn.graphs import Sizes, call, prediction, refuse_hooks, training, validation
+from minilearn.optim.compiled import Program
 from minilearn.optim.in_graph import StepInGraph
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class CompiledSteps:
     def __init__(self, mode: bool | str) -> None:
         self.mode = mode
         self._graphs: dict[Any, Compiled] = {}
+        self._met: dict[tuple[Program, ...], tuple[Program, ...]] = {}
+        self._programs: tuple[Program, ...] | None = None
         self._failed, self._checked, self._why = False, False, ""
         self.begin_fit()
 
@@ -99,7 +102,10 @@ class CompiledSteps:
         if loop._needs_closure or not self._step.fits():
             return None
         programs, columns = self._step.prepare()
-        graph = self._graph("step", training, loop.model, loop.loss_func, programs)
+        if programs is not self._programs:  # rarely: programs are long, so they are told apart by their place alone
+            self._programs = programs
+            self._same_as = self._met.setdefault(programs, programs)
+        graph = self._graph("step", training, loop.model, loop.loss_func, self._same_as)
         pred, loss = graph(loop.xb, loop.yb, columns)
         self._step.count()
         return pred, loss
@@ -112,7 +118,7 @@ class CompiledSteps:
     def _graph(self, what: str, make: Callable[..., Any], *parts: Any) -> Compiled:
         """A graph made of these parts for batches of this size; kept from fit to fit."""
         # A graph holds its parts, so that no other object gets the number of one of them.
-        key = (what, self._size, *(part if isinstance(part, tuple) else id(part) for part in parts))
+        key = (what, self._size, *map(id, parts))
         if key not in self._graphs:
             self._graphs[key] = Compiled(make(*parts), self._mode_for(what, parts[0]))
         return self._graphs[key]

@@ -163,12 +163,13 @@ def _read(arg: Any, values: Sequence[Any], scalars: Tensor) -> Any:
     return scalars[arg.number] if isinstance(arg, _Scalar) else arg
 
 
-def _result(op: Operation, values: Sequence[Any], scalars: Tensor) -> Any:
+def result_of(op: Operation, values: Sequence[Any], scalars: Tensor) -> Any:
+    """An operation carried out: `values` are the inputs and the results before it, `scalars` the plain numbers."""
     args = [_read(arg, values, scalars) for arg in op.args]
     return _function(op.name)(*args, **{key: _read(arg, values, scalars) for key, arg in op.kwargs})
 
 
-def _check(program: Program, dtype: torch.dtype, scalars: Tensor, whole: bool = False) -> None:
+def check(program: Program, dtype: torch.dtype, scalars: Tensor, whole: bool = False) -> None:
     """Carries a program out on a few numbers: it must give one for each, and write to no memory by two names.
 
     That of a `whole` rule may also give one number for all of them. It is carried out on a matrix too and must give the
@@ -181,7 +182,7 @@ def _check(program: Program, dtype: torch.dtype, scalars: Tensor, whole: bool = 
     matrices = [value.view(2, 3) for value in values]
     shapes = [(6,), (), (1,)] if whole else [(6,)]
     for op in program.operations:
-        result = _result(op, values, scalars)
+        result = result_of(op, values, scalars)
         if not isinstance(result, Tensor) or tuple(result.shape) not in shapes:
             raise TypeError(f"{op.name} looks at a whole parameter: mark its stepper as `whole`")
         if op.in_place:
@@ -192,7 +193,7 @@ def _check(program: Program, dtype: torch.dtype, scalars: Tensor, whole: bool = 
                 raise TypeError(f"{op.name}_ would give a single number the shape of a parameter")
         values.append(result)
         if whole:
-            matrices.append(_result(op, matrices, scalars))
+            matrices.append(result_of(op, matrices, scalars))
             line, matrix = result.flatten().double(), matrices[-1].flatten().double()
             if line.shape != matrix.shape or not torch.allclose(line, matrix, rtol=0.01, equal_nan=True):
                 raise TypeError(f"{op.name} gives something else for a matrix than for its numbers in a line")
@@ -208,7 +209,7 @@ def looks_at_whole(rule: Callable[..., None], columns: int) -> bool:
     recording = Recording(columns)
     try:
         rule(*([one] for one in list(recording.inputs)))
-        _check(recording.program(), torch.float32, torch.tensor(recording.scalars))
+        check(recording.program(), torch.float32, torch.tensor(recording.scalars))
     except Exception as error:
         return isinstance(error, TypeError) and "looks at a whole parameter" in str(error)
     return False
@@ -264,7 +265,7 @@ def _made(prepared: Prepared, dtype: torch.dtype, several: int, scalars: Tensor)
         TypeError: it cannot be.
         RuntimeError: there are too many.
     """
-    _check(prepared.program, dtype, scalars, prepared.whole)
+    check(prepared.program, dtype, scalars, prepared.whole)
     if len(_compiled) >= MAX_PROGRAMS:
         raise RuntimeError(f"{MAX_PROGRAMS} programs have been compiled already")
     dynamic = several == 1  # one flat tensor after another, of any length
