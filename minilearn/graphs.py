@@ -1,6 +1,6 @@
 """The functions that a compiled Learner makes graphs of, and which batches may share a graph."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from minilearn.tensors import detached, leaves
 
 def call(model: nn.Module, xb: Any) -> Any:
     """The model's answer; a dict's entries go to it by name."""
-    return model(**xb) if isinstance(xb, Mapping) else model(*xb)
+    return model(*xb) if isinstance(xb, tuple) else model(**xb)
 
 
 def prediction(model: nn.Module) -> Callable[..., Any]:
@@ -90,6 +90,9 @@ class Sizes:
         return "any"
 
 
-def _kinds(batch: Any) -> tuple[Any, ...]:
-    parts = leaves(batch)
+def _kinds(batch: tuple[Any, Any]) -> tuple[Any, ...]:
+    xb, yb = batch
+    parts = xb + yb if isinstance(xb, tuple) and isinstance(yb, tuple) else leaves(batch)
+    if not all([isinstance(part, Tensor) for part in parts]):  # noqa: C419 -- a list is twice as fast here
+        parts = leaves(parts)
     return tuple([(part.shape, part.dtype, part.device) if isinstance(part, Tensor) else None for part in parts])

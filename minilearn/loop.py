@@ -22,7 +22,7 @@ from minilearn.callback import (
     CancelValidException,
 )
 from minilearn.checks import APPEARS, explain_loss, explain_model, first_loss
-from minilearn.data.loader import length, no_batch
+from minilearn.data.loader import DataLoader, length, no_batch
 from minilearn.data.loaders import DataLoaders
 from minilearn.errors import came_through, did_you_mean
 from minilearn.graphs import call
@@ -118,7 +118,8 @@ class Loop:
             self.event("after_validate")
 
     def _batches(self, part: str) -> None:
-        for i, batch in enumerate(self.dl):
+        lent = not self.training and isinstance(self.dl, DataLoader)  # to be looked at: no copy of the data is needed
+        for i, batch in enumerate(self.dl.lent() if lent else self.dl):
             self.one_batch(i, batch)
         if "iter" not in self.__dict__:
             raise ValueError(no_batch(part, self.n_iter))
@@ -200,12 +201,12 @@ class Loop:
     def _take(self, batch: Any) -> None:
         """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
         self._forget("pred", "loss", "_loss_grad")
-        if isinstance(batch, Mapping):
-            self.xb = {key: part for key, part in batch.items() if key not in TARGETS}
-            self.yb = tuple(batch[key] for key in TARGETS if key in batch)
-        elif isinstance(batch, (tuple, list)):
+        if isinstance(batch, (tuple, list)):
             n_inp = self.dls.n_inp or max(len(batch) - 1, 1)
             self.xb, self.yb = tuple(batch[:n_inp]), tuple(batch[n_inp:])
+        elif isinstance(batch, Mapping):
+            self.xb = {key: part for key, part in batch.items() if key not in TARGETS}
+            self.yb = tuple(batch[key] for key in TARGETS if key in batch)
         else:
             self.xb, self.yb = (batch,), ()
 

@@ -45,6 +45,8 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value if value.device == device else value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, (tuple, list)):
+        if all([part.__class__ is Tensor and part.device == device for part in value]):  # noqa: C419 -- the usual case
+            return value
         moved = [to_device(part, device) for part in value]
         if all(new is old for new, old in zip(moved, value, strict=True)):
             return value

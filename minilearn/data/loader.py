@@ -103,11 +103,49 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             return super().__iter__()
         return self._gather(self.columns)
 
+    def lent(self) -> Iterator[Any]:
+        """The batches, to be looked at one after another: from tensors in order they are the data set's own rows.
+
+        The first one is a copy. Where it is changed in place, as by a model that begins with such an operation, all are
+        copies; a later one that is changed is an error, as the data set has changed with it.
+
+        Raises:
+            ValueError: a batch was changed in place, though the first one was not.
+        """
+        if self.columns is None or not self._in_order():
+            return iter(self)
+        return self._lend(self.columns)
+
+    def _lend(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
+        whole_batches = self._gather(columns)
+        first = next(whole_batches, None)
+        if first is None:
+            return
+        yield first
+        if any(part._version for part in (first if isinstance(first, tuple) else (first,))):
+            yield from whole_batches
+            return
+        n, bs, bare = len(columns[0]), self.batch_size or 1, not isinstance(first, tuple)
+        before = [column._version for column in columns]
+        for start in range(bs, n - n % bs if self.drop_last else n, bs):
+            batch = tuple([column[start : start + bs] for column in columns])
+            yield batch[0] if bare else batch
+            if [column._version for column in columns] != before:
+                raise ValueError(
+                    f"rows {start} to {min(start + bs, n) - 1} of the data set were changed in place. A model or a"
+                    " callback that changes a batch so must do it to the first one too, or work on a copy."
+                )
+
     def _gather(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
         dataset: Any = self.dataset
         bare = isinstance(dataset, Tensor) or (isinstance(dataset, list) and isinstance(dataset[0], Tensor))
         for batch in self._copies(columns):
             yield batch[0] if bare else tuple(batch)
+
+    def _in_order(self) -> bool:
+        """Whether the rows come as they lie."""
+        one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
+        return one_order and type(self.sampler) is SequentialSampler and len(self.sampler) == len(self.columns[0])  # type: ignore[index]
 
     def _copies(self, columns: tuple[Tensor, ...]) -> Iterator[list[Tensor]]:
         """The batches' columns, in the sampler's order."""
@@ -115,8 +153,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         pin = self.pin_memory and torch.accelerator.is_available()
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         shuffled = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == n
-        in_order = type(sampler) is SequentialSampler and len(sampler) == n
-        if not one_order or not (shuffled or in_order):
+        if not (self._in_order() or (one_order and shuffled)):
             for indices in self.batch_sampler or ():
                 yield copied(columns, on_device(torch.as_tensor(indices), device), pin=pin)
             return

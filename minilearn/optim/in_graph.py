@@ -58,6 +58,7 @@ class StepInGraph:
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.params):
             raise TypeError("a parameter has hooks")
         self._written: list[_Written] = []
+        self._columns: list[Columns] = []
         self._programs: tuple[Program, ...] = ()
 
     def _trained(self) -> Tensors:
@@ -78,10 +79,11 @@ class StepInGraph:
         """
         before = dict(enumerate(self._written))
         written = [self._write(*part, before.get(i)) for i, part in enumerate(self._parts())]
-        if [one.program for one in written] != list(self._programs):
-            self._programs = tuple([one.program for one in written])
-        self._written = written
-        return self._programs, [one.columns for one in written]
+        if not _same(written, self._written):
+            self._written, self._columns = written, [one.columns for one in written]
+            if [one.program for one in written] != list(self._programs):
+                self._programs = tuple([one.program for one in written])
+        return self._programs, self._columns
 
     def count(self) -> None:
         """Counts a step that has been carried out."""
