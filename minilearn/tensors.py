@@ -86,6 +86,8 @@ def to_np(value: Tensor) -> np.ndarray:
 
 def batch_size(value: Any) -> int:
     """The length of the first dimension of the first tensor in `value` that has one; 1 where none has."""
+    if value.__class__ is tuple and value and value[0].__class__ is Tensor and value[0].ndim:  # nearly always
+        return value[0].shape[0] or 1
     return _rows(value) or 1
 
 

@@ -92,6 +92,7 @@ class Mover:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._is_cpu = device.type == "cpu"
         self._rooms: dict[int, Tensor] = {}
         self._side: torch.cuda.Stream | None = None
         self._ready: torch.cuda.Event | None = None
@@ -104,6 +105,12 @@ class Mover:
             if large:
                 parts = self._through_side(parts, large)
                 xb, yb = tuple(parts[: len(xb)]), tuple(parts[len(xb) :])
+        elif (
+            self._is_cpu
+            and isinstance(xb, tuple)
+            and all([part.__class__ is Tensor and part.is_cpu for part in xb + yb])
+        ):  # noqa: C419
+            return xb, yb  # nearly always: there is nothing to do
         return to_device(xb, self.device), to_device(yb, self.device)
 
     def _through_side(self, parts: list[Any], large: dict[int, Tensor]) -> list[Any]:

@@ -195,10 +195,20 @@ class Recorder(Callback):
                     " Give (input, target) batches."
                 )
             self._valid_loss.accumulate(learn)
-        with torch.no_grad():
-            for metric in learn.metrics if learn.yb else ():
-                with _named(metric):
-                    metric.accumulate(learn)
+        if learn.yb:
+            if torch.is_grad_enabled():
+                with torch.no_grad():
+                    self._accumulate()
+            else:  # in validation gradients are off already
+                self._accumulate()
+
+    def _accumulate(self) -> None:
+        for metric in self.learn.metrics:
+            try:
+                metric.accumulate(self.learn)
+            except Exception as error:
+                error.add_note(f"raised by the metric '{metric.name}'")
+                raise
 
     def after_train(self) -> None:
         self._late.read()
@@ -247,9 +257,12 @@ class Recorder(Callback):
     def _read(self, metrics: list[Metric]) -> Row:
         row: Row = []
         for metric in metrics:
-            with _named(metric):
+            try:
                 value = metric.value
                 row.append(None if value is None else float(value))
+            except Exception as error:
+                error.add_note(f"raised by the metric '{metric.name}'")
+                raise
         return row
 
     def _hypers_now(self, opt: Optimizer, loss: Tensor) -> list[Any]:
@@ -323,13 +336,3 @@ def _copy(value: Any, loss: Tensor) -> Any:
     if not isinstance(value, Tensor):
         return float(value)
     return value.detach().to("cpu", non_blocking=True) if value.is_cuda and loss.is_cuda else value.detach().clone()
-
-
-@contextmanager
-def _named(metric: Metric) -> Iterator[None]:
-    """An error says which metric it came from."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised by the metric '{metric.name}'")
-        raise

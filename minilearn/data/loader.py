@@ -107,7 +107,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         """The batches, to be looked at one after another: from tensors in order they are the data set's own rows.
 
         The first one is a copy. Where it is changed in place, as by a model that begins with such an operation, all are
-        copies; a later one that is changed is an error, as the data set has changed with it.
+        copies. Where only a later one is, that is an error at the end, as the data set has changed with it.
 
         Raises:
             ValueError: a batch was changed in place, though the first one was not.
@@ -130,11 +130,11 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         for start in range(bs, n - n % bs if self.drop_last else n, bs):
             batch = tuple([column[start : start + bs] for column in columns])
             yield batch[0] if bare else batch
-            if [column._version for column in columns] != before:
-                raise ValueError(
-                    f"rows {start} to {min(start + bs, n) - 1} of the data set were changed in place. A model or a"
-                    " callback that changes a batch so must do it to the first one too, or work on a copy."
-                )
+        if [column._version for column in columns] != before:
+            raise ValueError(
+                "rows of the data set were changed in place: a model or a callback that changes a batch so must do it"
+                " to the first one too, or work on a copy"
+            )
 
     def _gather(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
         dataset: Any = self.dataset

@@ -50,5 +50,5 @@ def test_a_later_batch_that_is_changed_in_place_is_an_error() -> None:
     batches = DataLoader(torch.rand(10, 3), 4).lent()
     next(batches)
     next(batches).zero_()
-    with pytest.raises(ValueError, match="rows 4 to 7 of the data set were changed in place"):
-        next(batches)
+    with pytest.raises(ValueError, match="rows of the data set were changed in place"):
+        list(batches)
