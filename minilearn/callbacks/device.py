@@ -105,12 +105,8 @@ class Mover:
             if large:
                 parts = self._through_side(parts, large)
                 xb, yb = tuple(parts[: len(xb)]), tuple(parts[len(xb) :])
-        elif (
-            self._is_cpu
-            and isinstance(xb, tuple)
-            and all([part.__class__ is Tensor and part.is_cpu for part in xb + yb])
-        ):  # noqa: C419
-            return xb, yb  # nearly always: there is nothing to do
+        elif self._is_cpu and isinstance(xb, tuple) and _are_on_cpu(xb + yb):
+            return xb, yb
         return to_device(xb, self.device), to_device(yb, self.device)
 
     def _through_side(self, parts: list[Any], large: dict[int, Tensor]) -> list[Any]:
@@ -133,6 +129,10 @@ class Mover:
             finally:
                 work.wait_stream(self._side)  # whatever happens: the room's memory is the work stream's
         return [moved.get(i, part) for i, part in enumerate(parts)]
+
+
+def _are_on_cpu(parts: tuple[Any, ...]) -> bool:
+    return all([part.__class__ is Tensor and part.is_cpu for part in parts])  # noqa: C419 -- a list is twice as fast
 
 
 def is_worth_a_stream(part: Any) -> bool:

@@ -59,6 +59,8 @@ class StepInGraph:
             raise TypeError("a parameter has hooks")
         self._written: list[_Written] = []
         self._columns: list[Columns] = []
+        self._hypers: list[Any] = []
+        self._is_stateless = False
         self._programs: tuple[Program, ...] = ()
 
     def _trained(self) -> Tensors:
@@ -77,12 +79,17 @@ class StepInGraph:
         Raises:
             TypeError: it cannot be written down, or a group's parameters have not taken equally many steps.
         """
+        hypers = [group[name] for group in self.opt.param_groups for name in self.opt._hypers]
+        if hypers == self._hypers and self._is_stateless:  # as in plain SGD: nothing can have changed
+            return self._programs, self._columns
+        self._hypers = hypers
         before = dict(enumerate(self._written))
         written = [self._write(*part, before.get(i)) for i, part in enumerate(self._parts())]
         if not _same(written, self._written):
             self._written, self._columns = written, [one.columns for one in written]
             if [one.program for one in written] != list(self._programs):
                 self._programs = tuple([one.program for one in written])
+        self._is_stateless = not (self.opt._counts_steps or any(one.names for one in written))
         return self._programs, self._columns
 
     def count(self) -> None:
