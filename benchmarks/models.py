@@ -72,6 +72,8 @@ class Job:
     rounds: tuple[int, int]
     slow: bool = False
     compares: str = ""
+    tolerance: float = 1e-2
+    """Between the sums of two ways to compile, relative; batch normalisation of a few rows multiplies rounding."""
 
 
 def hand_epoch(model: nn.Module, opt: torch.optim.Optimizer, data: Data, batch: int) -> tuple[float, float]:
@@ -103,7 +105,8 @@ def hand_validation(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> tuple
 
 
 def outcome(model: nn.Module, figures: tuple[float, ...]) -> Outcome:
-    return [*figures, *(p.detach() for p in model.parameters())]
+    """The loss and the weights. Not the accuracy: where two classes are nearly level, rounding decides."""
+    return [figures[0], *(p.detach() for p in model.parameters())]
 
 
 def learner(job: Job, data: Data, model: nn.Module, **options: bool) -> Learner:
@@ -161,7 +164,7 @@ def compiled(job: Job, setting: Setting) -> Measured:
     def theirs() -> Outcome:
         return outcome(their_model, hand_epoch(quick_model, torchs_sgd(their_model), data, job.batch))
 
-    return race(fresh(our_model, ours), fresh(their_model, theirs), setting.of(*job.rounds), tolerance=1e-2)
+    return race(fresh(our_model, ours), fresh(their_model, theirs), setting.of(*job.rounds), tolerance=job.tolerance)
 
 
 JOBS = [
@@ -175,7 +178,7 @@ JOBS = [
     ),
     Job(
         "ResNet-18", resnet18, lambda s: random_images(128), 32, 1.02, (7, 1),
-        slow=True, compares="ResNet-18, 3×64×64, batch 32",
+        slow=True, compares="ResNet-18, 3×64×64, batch 32", tolerance=0.1,
     ),
 ]  # fmt: skip
 CASES = [

@@ -69,9 +69,10 @@ class Sizes:
     def __init__(self) -> None:
         self._seen: dict[bool, list[Any]] = {True: [], False: []}
 
-    def first(self, batch: Any, training: bool) -> None:
+    def first(self, batch: Any, training: bool) -> Any:
         """Takes note of a fit's first batch, in training or validation: the others are expected to be like it."""
         self._seen[training] = [_kinds(batch)]
+        return self._seen[training][0]
 
     def graph_for(self, batch: Any, training: bool) -> Any:
         """The name of a graph, to be compared with others; None for a batch that none is for."""

@@ -21,11 +21,11 @@ IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "bef
 class CompiledSteps:
     """Compiles what a Learner does with a batch.
 
-    The first batch of a fit is carried out as it is: its errors are told best, and its loss and shapes are known then.
-    A training step is one graph (forward, loss, backward, the optimizer's step) where no callback acts within it
-    (`Callback.acts_in_step`) and the optimizer can be a part of it; else the model alone is compiled, with its backward
-    pass. A batch of another shape, such as a ragged last one, is carried out as it is; where shapes go on changing, a
-    graph for any size is made.
+    The first batch is carried out as it is: its errors are told best, and its loss and shapes are known then; so is
+    that of each fit in which model, loss or shapes are new. A training step is one graph (forward, loss, backward, the
+    optimizer's step) where no callback acts within it (`Callback.acts_in_step`) and the optimizer can be a part of it;
+    else the model alone is compiled, with its backward pass. A batch of another shape, such as a ragged last one, is
+    carried out as it is; where shapes go on changing, a graph for any size is made.
 
     Args:
         mode: True, or a mode of torch.compile.
@@ -34,6 +34,7 @@ class CompiledSteps:
     def __init__(self, mode: bool | str) -> None:
         self.mode = mode
         self._graphs: dict[Any, Compiled] = {}
+        self._proven: set[Any] = set()
         self._met: dict[tuple[Program, ...], tuple[Program, ...]] = {}
         self._programs: tuple[Program, ...] | None = None
         self._failed, self._checked, self._why = False, False, ""
@@ -44,6 +45,7 @@ class CompiledSteps:
         self._step: StepInGraph | None = None
         self._handlers: Any = None
         self._in_pieces = {True: not can_hold_backward(), False: False}
+        self._begun: set[bool] = set()
         self._sizes = Sizes()
         self._size: Any = None
 
@@ -54,14 +56,19 @@ class CompiledSteps:
             The prediction and the loss; None where nothing was done.
         """
         self._size = None
-        if loop.training in loop._unchecked:
-            self._sizes.first((loop.xb, loop.yb), loop.training)
-        elif not self._failed:
+        if loop.training not in self._begun:
+            self._begun.add(loop.training)
+            kinds = self._sizes.first((loop.xb, loop.yb), loop.training)
+            if (loop.training, kinds, id(loop.model), id(loop.loss_func)) not in self._proven:
+                return None
+        if not self._failed:
             self._size = self._sizes.graph_for((loop.xb, loop.yb), loop.training)
         if self._size is None or not loop.yb or self._in_pieces[loop.training] or not self._all_look_on(loop):
             return None
         try:
-            return self._train(loop) if loop.training else self._validate(loop)
+            done = self._train(loop) if loop.training else self._validate(loop)
+            self._proven.add((loop.training, self._size, id(loop.model), id(loop.loss_func)))
+            return done
         except TypeError:  # the optimizer cannot be a part of it
             self._in_pieces[loop.training] = True
         except CannotCompile as error:
