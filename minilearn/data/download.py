@@ -1,19 +1,14 @@
 """Getting data: where it is looked for, downloads that are checked before they get their name, safe unpacking."""
 
 import hashlib
-import http.client
 import os
 import sys
 import tarfile
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-
-from fastcore.xdg import xdg_data_home
 
 from minilearn.files import whole_file, whole_folder
 
@@ -28,6 +23,8 @@ class DataError(OSError):
 
 def user_folder() -> Path:
     """Where minilearn keeps what it downloads: ``~/.local/share/minilearn``, or below ``$XDG_DATA_HOME``."""
+    from fastcore.xdg import xdg_data_home  # here, as `import minilearn.all` would be felt to take longer
+
     return Path(xdg_data_home()) / "minilearn"
 
 
@@ -74,6 +71,10 @@ def download(url: str, path: Path, check: Callable[[Path], object]) -> Path:
         DataError: no connection, a connection that broke, no room, no permission, or whatever `check` raised. Nothing
             is left behind.
     """
+    # Here, not above: a tenth of what `import minilearn.all` takes, for what is done once on a machine.
+    import http.client
+    import urllib.error
+
     try:
         with whole_file(path) as file:
             try:
@@ -93,6 +94,8 @@ def download(url: str, path: Path, check: Callable[[Path], object]) -> Path:
 
 
 def _copy(url: str, file: BinaryIO) -> None:
+    import urllib.request
+
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
         total = int(response.headers.get("Content-Length") or 0)
         done = 0
