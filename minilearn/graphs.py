@@ -55,6 +55,19 @@ def refuse_hooks(model: nn.Module) -> None:
         raise TypeError("a module has backward hooks")
 
 
+SMALL = 20_000_000
+"""Up to so many parameters ``compile=True`` takes CUDA graphs: beyond, the launches that they save are not felt."""
+
+
+def mode_for(mode: bool | str, model: nn.Module, *, whole: bool) -> str:
+    """torch.compile's mode for a graph of a Learner with ``compile=mode``; `whole`: of a whole training step."""
+    if isinstance(mode, str):
+        return mode
+    params = list(model.parameters())
+    small = all(p.is_cuda for p in params) and sum(p.numel() for p in params) <= SMALL
+    return "reduce-overhead" if whole and small else "default"
+
+
 FEW = 2
 """How many shapes of batches are met with a graph for one of them; the other is a ragged last batch's."""
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from minilearn.compiling import CannotCompile, Compiled, can_hold_backward, check_compiler
 from minilearn.errors import warn
-from minilearn.graphs import Sizes, call, prediction, refuse_hooks, training, validation
+from minilearn.graphs import Sizes, call, mode_for, prediction, refuse_hooks, training, validation
 from minilearn.optim.compiled import Program
 from minilearn.optim.in_graph import StepInGraph
 
@@ -127,15 +127,8 @@ class CompiledSteps:
         # A graph holds its parts, so that no other object gets the number of one of them.
         key = (what, self._size, *map(id, parts))
         if key not in self._graphs:
-            self._graphs[key] = Compiled(make(*parts), self._mode_for(what, parts[0]))
+            self._graphs[key] = Compiled(make(*parts), mode_for(self.mode, parts[0], whole=what == "step"))
         return self._graphs[key]
-
-    def _mode_for(self, what: str, model: nn.Module) -> str:
-        if isinstance(self.mode, str):
-            return self.mode
-        params = list(model.parameters())
-        small = what == "step" and all(p.is_cuda for p in params) and sum(p.numel() for p in params) <= SMALL
-        return "reduce-overhead" if small else "default"
 
     def _all_look_on(self, loop: "Loop") -> bool:
         """Whether no callback acts between a batch's arrival and its end."""
@@ -144,7 +137,3 @@ class CompiledSteps:
             acting = (h for event in IN_STEP for h in loop._handlers.get(event, ()))
             self._look_on = not any(handler.__self__.acts_in_step for handler in acting)
         return self._look_on
-
-
-SMALL = 20_000_000
-"""Up to so many parameters ``compile=True`` takes CUDA graphs: beyond, the launches that they save are not felt."""
