@@ -38,13 +38,14 @@ class CompiledSteps:
         self._met: dict[tuple[Program, ...], tuple[Program, ...]] = {}
         self._programs: tuple[Program, ...] | None = None
         self._failed, self._checked, self._why = False, False, ""
+        self._never_whole = {True: not can_hold_backward(), False: False}
         self.begin_fit()
 
     def begin_fit(self) -> None:
         """Looks at callbacks, optimizer and shapes anew."""
         self._step: StepInGraph | None = None
         self._handlers: Any = None
-        self._in_pieces = {True: not can_hold_backward(), False: False}
+        self._in_pieces = dict(self._never_whole)
         self._begun: set[bool] = set()
         self._sizes = Sizes()
         self._size: Any = None
@@ -72,7 +73,7 @@ class CompiledSteps:
         except TypeError:  # the optimizer cannot be a part of it
             self._in_pieces[loop.training] = True
         except CannotCompile as error:
-            self._in_pieces[loop.training] = True
+            self._in_pieces[loop.training] = self._never_whole[loop.training] = True
             self._why = f"the model is compiled, but not the whole step: {error}"
             if not error.in_function:
                 self._give_up(error)

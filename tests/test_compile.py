@@ -333,3 +333,31 @@ def test_a_wrong_target_is_told_as_without_a_compiler() -> None:
     )
     with pytest.raises(ValueError, match="mnist_loss: predictions are"):
         learn.fit(1)
+
+
+def test_the_rate_finder_leaves_no_trace() -> None:
+    def go(compile: bool, search: bool) -> Learner:
+        learn = learner(compile)
+        torch.manual_seed(2)
+        learn.fit(1, 0.01)
+        if search:
+            learn.lr_find(num_it=12, show_plot=False)
+        learn.fit(1, 0.01)
+        return learn
+
+    wanted = go(False, search=False)
+    assert_same(wanted, go(True, search=True))
+
+
+def test_a_step_that_was_not_to_be_whole_is_not_tried_again() -> None:
+    class Spare(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.Parameter(torch.ones(3))
+
+    learn = learner(True, model=Spare)
+    with pytest.warns(RuntimeWarning, match="not the whole step"):
+        learn.fit(1, 0.01)
+    made = graphs()
+    learn.fit(1, 0.01)  # a warning would be an error here
+    assert graphs() == made
