@@ -73,8 +73,9 @@ class CompiledSteps:
         except TypeError:  # the optimizer cannot be a part of it
             self._in_pieces[loop.training] = True
         except CannotCompile as error:
+            if not any(self._never_whole.values()):  # it is said once
+                self._why = f"the model is compiled, but not the whole step: {error}"
             self._in_pieces[loop.training] = self._never_whole[loop.training] = True
-            self._why = f"the model is compiled, but not the whole step: {error}"
             if not error.in_function:
                 self._give_up(error)
         return None
