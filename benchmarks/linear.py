@@ -126,10 +126,10 @@ def prepared(side: Side, epochs: int, source: Source = load) -> Prepare:
     return prepare
 
 
-def fit(setting: Setting, source: Source = load) -> Measured:
+def fit(setting: Setting, source: Source = load, tolerance: float = 1e-4) -> Measured:
     epochs = setting.of(10, 4)
     sides = [prepared(side, epochs, source) for side in (by_learner, by_hand)]
-    return race(*sides, setting.rounds(31, 7), per=epochs, clock=setting.clock)
+    return race(*sides, setting.rounds(31, 7), per=epochs, tolerance=tolerance, clock=setting.clock)
 
 
 def needs_compile() -> None:
@@ -138,13 +138,14 @@ def needs_compile() -> None:
         raise Skip("this Learner has no argument compile")
 
 
-def fit_compiled(setting: Setting, source: Source = load, mode: str | None = None) -> Measured:
+def fit_compiled(setting: Setting, source: Source = load, mode: str | None = None, tolerance: float = 1e-3) -> Measured:
     """One Learner, warmed up before the first round: each round begins with the same weights again.
 
     Args:
         setting: how to measure.
         source: the data.
         mode: torch.compile's for the loop by hand, which is warmed up too; None leaves that as it is.
+        tolerance: how far the sums may be apart, relatively.
     """
     needs_compile()
     epochs, data = setting.of(10, 4), source()
@@ -162,7 +163,7 @@ def fit_compiled(setting: Setting, source: Source = load, mode: str | None = Non
         return run
 
     theirs = prepared(by_hand, epochs, source) if mode is None else compiled_by_hand(data, epochs, mode)
-    return race(prepare, theirs, setting.rounds(31, 7), per=epochs, tolerance=1e-3, clock=setting.clock)
+    return race(prepare, theirs, setting.rounds(31, 7), per=epochs, tolerance=tolerance, clock=setting.clock)
 
 
 def compiled_by_hand(data: Data, epochs: int, mode: str) -> Prepare:
