@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench bench-quick clean
+.PHONY: demo test check bench bench-quick bench-gpu clean
 
 demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
 	$(BIN)/python examples/mnist_sample.py --out out
@@ -23,6 +23,9 @@ bench: $(VENV)/.bench  ## all benchmarks, other frameworks among them; writes be
 
 bench-quick: $(VENV)/.run  ## fewer rounds, without the slow cases
 	$(BIN)/python benchmarks/run.py --quick
+
+bench-gpu: $(VENV)/.run  ## the benchmarks for a CUDA GPU, where there is one; writes benchmarks/results-gpu.md
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) out

@@ -21,6 +21,15 @@ Outcome = Sequence[Tensor | float | None]
 Run = Callable[[], Outcome]
 Prepare = Callable[[], Run]
 """Makes data, model and warm-up, which are not timed, and gives what is."""
+Clock = Callable[[Run], tuple[Outcome, float]]
+"""Carries a side out, and gives what it ended with and the seconds that it took."""
+
+
+def host_time(run: Run) -> tuple[Outcome, float]:
+    """By the computer's clock."""
+    started = time.perf_counter()
+    outcome = run()
+    return outcome, time.perf_counter() - started
 
 
 class Skip(Exception):  # noqa: N818 -- it is no error
@@ -29,13 +38,20 @@ class Skip(Exception):  # noqa: N818 -- it is no error
 
 @dataclass(frozen=True)
 class Setting:
-    """How thoroughly to measure."""
+    """How thoroughly to measure, and by which clock."""
 
     quick: bool = False
+    trial: bool = False
+    """One round of what a quick run does: only to see that it runs."""
+    clock: Clock = host_time
 
     def of(self, full: int, quick: int) -> int:
         """One number for a full run, another for a quick one."""
-        return quick if self.quick else full
+        return quick if self.quick or self.trial else full
+
+    def rounds(self, full: int, quick: int) -> int:
+        """The number of rounds of a full run or a quick one; a trial has one."""
+        return 1 if self.trial else self.of(full, quick)
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,15 @@ def compared(ours: Sequence[float], theirs: Sequence[float], per: float = 1.0, n
     return Measured(*middle(ratios), seconds_text(ours, per), seconds_text(theirs, per), note)
 
 
-def race(ours: Prepare, theirs: Prepare, rounds: int, *, per: float = 1.0, tolerance: float | None = 1e-4) -> Measured:
+def race(
+    ours: Prepare,
+    theirs: Prepare,
+    rounds: int,
+    *,
+    per: float = 1.0,
+    tolerance: float | None = 1e-4,
+    clock: Clock = host_time,
+) -> Measured:
     """Times both sides in turns, each round beginning with the other, and checks that they did the same sums.
 
     Args:
@@ -93,6 +117,7 @@ def race(ours: Prepare, theirs: Prepare, rounds: int, *, per: float = 1.0, toler
         rounds: how often each is timed; a round before the first is not counted.
         per: what to divide the printed times by: epochs, batches.
         tolerance: how far the outcomes may be apart, relatively; None where the sides draw other random numbers.
+        clock: what times a side.
     """
     sides = {"ours": ours, "theirs": theirs}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -103,10 +128,9 @@ def race(ours: Prepare, theirs: Prepare, rounds: int, *, per: float = 1.0, toler
             run = sides[name]()
             torch.manual_seed(1)
             gc.collect()
-            started = time.perf_counter()
-            outcomes[name] = run()
+            outcomes[name], took = clock(run)
             if i:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(took)
     if tolerance is not None:
         same_sums(outcomes["ours"], outcomes["theirs"], tolerance)
     return compared(seconds["ours"], seconds["theirs"], per)

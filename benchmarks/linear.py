@@ -23,6 +23,8 @@ from minilearn.optim import SGD
 BATCH, LR = 128, 1.0
 TRAIN_ROWS, VALID_ROWS = 12_396, 2_038
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
+Source = Callable[[], Data]
+"""Gives the data, on the device where the work is to be done."""
 
 
 def mnist_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def by_hand(data: Data, model: nn.Module, epochs: int) -> Outcome:
     params = list(model.parameters())
     train_loss = valid_loss = accuracy = 0.0
     for _ in range(epochs):
-        order = torch.randperm(len(x))
+        order = torch.randperm(len(x)).to(x.device)
         losses = []
         for start in range(0, len(x), BATCH):
             rows = order[start : start + BATCH]
@@ -94,7 +96,7 @@ def validate_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, flo
 
 
 def learner(data: Data, model: nn.Module, **options: bool) -> Learner:
-    dls = DataLoaders.from_tensors(*data, bs=BATCH, device="cpu")
+    dls = DataLoaders.from_tensors(*data, bs=BATCH, device=data[0].device)
     learn = Learner(dls, model, mnist_loss, SGD, metrics=batch_accuracy, **options)
     learn.logger = silent  # the rows are made, and go nowhere: a table is not what is measured
     return learn
@@ -115,17 +117,19 @@ Side = Callable[[Data, nn.Module, int], Outcome]
 SIDES: dict[str, Side] = {"hand": by_hand, "learner": by_learner}
 
 
-def prepared(side: Side, epochs: int) -> Prepare:
+def prepared(side: Side, epochs: int, source: Source = load) -> Prepare:
     def prepare() -> Run:
-        data, model = load(), nn.Linear(784, 1)
+        data = source()
+        model = nn.Linear(784, 1).to(data[0].device)
         return lambda: side(data, model, epochs)
 
     return prepare
 
 
-def fit(setting: Setting) -> Measured:
+def fit(setting: Setting, source: Source = load, tolerance: float = 1e-4) -> Measured:
     epochs = setting.of(10, 4)
-    return race(prepared(by_learner, epochs), prepared(by_hand, epochs), setting.of(31, 7), per=epochs)
+    sides = [prepared(side, epochs, source) for side in (by_learner, by_hand)]
+    return race(*sides, setting.rounds(31, 7), per=epochs, tolerance=tolerance, clock=setting.clock)
 
 
 def needs_compile() -> None:
@@ -134,11 +138,19 @@ def needs_compile() -> None:
         raise Skip("this Learner has no argument compile")
 
 
-def fit_compiled(setting: Setting) -> Measured:
-    """One Learner, warmed up before the first round: each round begins with the same weights again."""
+def fit_compiled(setting: Setting, source: Source = load, mode: str | None = None, tolerance: float = 1e-3) -> Measured:
+    """One Learner, warmed up before the first round: each round begins with the same weights again.
+
+    Args:
+        setting: how to measure.
+        source: the data.
+        mode: torch.compile's for the loop by hand, which is warmed up too; None leaves that as it is.
+        tolerance: how far the sums may be apart, relatively.
+    """
     needs_compile()
-    epochs, model = setting.of(10, 4), nn.Linear(784, 1)
-    learn = learner(load(), model, compile=True)
+    epochs, data = setting.of(10, 4), source()
+    model = nn.Linear(784, 1).to(data[0].device)
+    learn = learner(data, model, compile=True)
     learn.fit(1, LR)
 
     def prepare() -> Run:
@@ -150,7 +162,21 @@ def fit_compiled(setting: Setting) -> Measured:
 
         return run
 
-    return race(prepare, prepared(by_hand, epochs), setting.of(31, 7), per=epochs, tolerance=1e-3)
+    theirs = prepared(by_hand, epochs, source) if mode is None else compiled_by_hand(data, epochs, mode)
+    return race(prepare, theirs, setting.rounds(31, 7), per=epochs, tolerance=tolerance, clock=setting.clock)
+
+
+def compiled_by_hand(data: Data, epochs: int, mode: str) -> Prepare:
+    """The loop by hand with its model compiled, a graph for each size of batch, and warmed up."""
+    model = nn.Linear(784, 1).to(data[0].device)
+    quick_model = torch.compile(model, mode=mode, dynamic=False)
+    by_hand(data, quick_model, 1)
+
+    def prepare() -> Run:
+        model.load_state_dict(nn.Linear(784, 1).state_dict())
+        return lambda: by_hand(data, quick_model, epochs)
+
+    return prepare
 
 
 def validate(setting: Setting) -> Measured:

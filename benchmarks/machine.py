@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,3 +38,21 @@ def described(peers: tuple[str, ...] = ()) -> list[str]:
         + ", ".join(f"{package} {found}" for package, found in there.items() if found)
         + ".",
     ]
+
+
+def gpu_described() -> list[str]:
+    """A line on the current CUDA GPU, its driver, torch and CUDA."""
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    memory = f"{found.total_memory / 2**30:.0f} GiB, {found.multi_processor_count} multiprocessors"
+    versions = f"driver {driver()}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+    return [f"{found.name}, {memory}; {versions}, cuDNN {torch.backends.cudnn.version()}."]
+
+
+def driver() -> str:
+    """The version of NVIDIA's driver, as its own tool tells it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "unknown"
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return (done.stdout.strip().splitlines() or ["unknown"])[0] if done.returncode == 0 else "unknown"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from harness import Case, Measured, Outcome, Prepare, Run, Setting, race
-from linear import Data, has_mnist, needs_compile, silent
+from linear import Data, Source, has_mnist, needs_compile, silent
 from torch import Tensor, nn
 
 from minilearn.data import DataLoaders, mnist
@@ -22,24 +22,28 @@ LR, MOM = 0.01, 0.9
 @functools.cache
 def digits() -> Data:
     """MNIST's ten classes, or random numbers in their place."""
-    if has_mnist():
-        return tuple(mnist())
+    return tuple(mnist()) if has_mnist() else random_digits()
+
+
+@functools.cache
+def random_digits() -> Data:
+    """Random numbers of the same shape."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(70_000, 784, generator=generator), torch.randint(0, 10, (70_000,), generator=generator)
     return x[:60_000], y[:60_000], x[60_000:], y[60_000:]
 
 
-def rows_of_digits(rows: int, *shape: int) -> Data:
+def rows_of_digits(rows: int, *shape: int, source: Source = digits) -> Data:
     """So many rows to train on, a sixth as many to validate on."""
-    x, y, valid_x, valid_y = digits()
+    x, y, valid_x, valid_y = source()
     n = rows // 6
     return x[:rows].view(rows, *shape), y[:rows], valid_x[:n].view(n, *shape), valid_y[:n]
 
 
-def random_images(rows: int) -> Data:
-    """3×64×64."""
+def random_images(rows: int, side: int = 64) -> Data:
+    """3×64×64, or so large a side."""
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(rows, 3, 64, 64, generator=generator), torch.randint(0, 10, (rows,), generator=generator)
+    x, y = torch.rand(rows, 3, side, side, generator=generator), torch.randint(0, 10, (rows,), generator=generator)
     return x, y, x[: rows // 4], y[: rows // 4]
 
 
@@ -68,19 +72,23 @@ class Job:
     model: Callable[[], nn.Module]
     data: Callable[[Setting], Data]
     batch: int
-    bar: float
+    bar: float | None
     rounds: tuple[int, int]
     slow: bool = False
     compares: str = ""
     tolerance: float = 1e-2
     """Between the sums of two ways to compile, relative; batch normalisation of a few rows multiplies rounding."""
+    eager_tolerance: float = 1e-2
+    """Between the sums of a Learner and those by hand, both as they are."""
+    mode: str = "default"
+    """torch.compile's, for the loop by hand; a Learner chooses its own."""
 
 
 def hand_epoch(model: nn.Module, opt: torch.optim.Optimizer, data: Data, batch: int) -> tuple[float, float]:
     """The loop that somebody writes who knows torch; gives the validation's loss and accuracy."""
     x, y, valid_x, valid_y = data
     model.train()
-    order, losses = torch.randperm(len(x)), []
+    order, losses = torch.randperm(len(x)).to(x.device), []
     for start in range(0, len(x), batch):
         rows = order[start : start + batch]
         loss = F.cross_entropy(model(x[rows]), y[rows])
@@ -110,7 +118,7 @@ def outcome(model: nn.Module, figures: tuple[float, ...]) -> Outcome:
 
 
 def learner(job: Job, data: Data, model: nn.Module, **options: bool) -> Learner:
-    dls = DataLoaders.from_tensors(*data, bs=job.batch, device="cpu")
+    dls = DataLoaders.from_tensors(*data, bs=job.batch, device=data[0].device)
     learn = Learner(dls, model, F.cross_entropy, functools.partial(SGD, mom=MOM), metrics=accuracy, **options)
     learn.logger = silent
     return learn
@@ -121,10 +129,10 @@ def torchs_sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), LR, momentum=MOM, fused=True)
 
 
-def eager(job: Job, setting: Setting) -> Measured:
-    data = job.data(setting)
+def by_learner(job: Job, data: Data) -> Prepare:
+    """An epoch with a Learner."""
 
-    def ours() -> Run:
+    def prepare() -> Run:
         model = job.model()
         learn = learner(job, data, model)
 
@@ -134,19 +142,26 @@ def eager(job: Job, setting: Setting) -> Measured:
 
         return run
 
+    return prepare
+
+
+def eager(job: Job, setting: Setting) -> Measured:
+    data = job.data(setting)
+
     def theirs() -> Run:
         model = job.model()
         opt = torchs_sgd(model)
         return lambda: outcome(model, hand_epoch(model, opt, data, job.batch))
 
-    return race(ours, theirs, setting.of(*job.rounds), tolerance=1e-2)
+    rounds = setting.rounds(*job.rounds)
+    return race(by_learner(job, data), theirs, rounds, tolerance=job.eager_tolerance, clock=setting.clock)
 
 
 def compiled(job: Job, setting: Setting) -> Measured:
     """Each side compiles once, in a warm-up; then each round begins with the same weights again."""
     needs_compile()
     data, our_model, their_model = job.data(setting), job.model(), job.model()
-    learn, quick_model = learner(job, data, our_model, compile=True), torch.compile(their_model)
+    learn, quick_model = learner(job, data, our_model, compile=True), torch.compile(their_model, mode=job.mode)
     learn.fit(1, LR)
     hand_epoch(quick_model, torchs_sgd(their_model), data, job.batch)
 
@@ -164,7 +179,8 @@ def compiled(job: Job, setting: Setting) -> Measured:
     def theirs() -> Outcome:
         return outcome(their_model, hand_epoch(quick_model, torchs_sgd(their_model), data, job.batch))
 
-    return race(fresh(our_model, ours), fresh(their_model, theirs), setting.of(*job.rounds), tolerance=job.tolerance)
+    sides, rounds = (fresh(our_model, ours), fresh(their_model, theirs)), setting.rounds(*job.rounds)
+    return race(*sides, rounds, tolerance=job.tolerance, clock=setting.clock)
 
 
 JOBS = [

@@ -47,7 +47,17 @@ def ours(data: Data, model: nn.Module) -> Train:
     return train
 
 
-def fastai(data: Data, model: nn.Module) -> Train:
+def fastai(
+    data: Data,
+    model: nn.Module,
+    *,
+    bs: int = BATCH,
+    lr: float = LR,
+    mom: float = 0.0,
+    loss_func: Callable[[Tensor, Tensor], Tensor] = mnist_loss,
+    metric: Callable[[Tensor, Tensor], Tensor] = batch_accuracy,
+    device: str = "cpu",
+) -> Train:
     import fastai.callback.progress  # noqa: F401 -- gives a Learner its no_bar
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader as FastaiLoader
@@ -55,15 +65,14 @@ def fastai(data: Data, model: nn.Module) -> Train:
     from fastai.optimizer import SGD
 
     x, y, valid_x, valid_y = data
-    train_dl = FastaiLoader(list(zip(x, y, strict=True)), bs=BATCH, shuffle=True)
-    valid_dl = FastaiLoader(list(zip(valid_x, valid_y, strict=True)), bs=BATCH)
-    learn = Learner(
-        DataLoaders(train_dl, valid_dl, device="cpu"), model, mnist_loss, opt_func=SGD, metrics=batch_accuracy
-    )
+    train_dl = FastaiLoader(list(zip(x, y, strict=True)), bs=bs, shuffle=True)
+    valid_dl = FastaiLoader(list(zip(valid_x, valid_y, strict=True)), bs=bs)
+    dls = DataLoaders(train_dl, valid_dl, device=device)
+    learn = Learner(dls, model, loss_func, opt_func=functools.partial(SGD, mom=mom), metrics=metric)
 
     def train(epochs: int) -> Figures:
         with learn.no_bar(), learn.no_logging():
-            learn.fit(epochs, LR)
+            learn.fit(epochs, lr)
         return tuple(learn.recorder.values[-1][1:])
 
     return train

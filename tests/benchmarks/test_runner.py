@@ -50,7 +50,9 @@ def test_bar_that_is_kept_gives_0(run: ModuleType, tmp_path: Path) -> None:
 
 
 def test_figure_that_is_no_number_misses_its_bar(run: ModuleType) -> None:
-    assert not trivial(run, bar=1.0).good(run.Measured(float("nan"), 0.0, 0.0))
+    from harness import Measured
+
+    assert not trivial(run, bar=1.0).good(Measured(float("nan"), 0.0, 0.0))
 
 
 def test_table_has_the_bar_the_sides_and_the_machine(run: ModuleType, tmp_path: Path) -> None:
@@ -89,8 +91,10 @@ def test_case_that_fails_gives_1_and_the_next_is_measured(
 
 
 def test_case_that_cannot_be_measured_is_skipped_with_its_reason(run: ModuleType, tmp_path: Path) -> None:
+    from harness import Skip
+
     def measure(setting: Any) -> Any:
-        raise run.Skip("there is no such thing yet")
+        raise Skip("there is no such thing yet")
 
     case = run.Case("later", "one", "another", "nothing", measure, bar=1.0)
     assert run.main(["--out", str(tmp_path / "table.md")], [case]) == 0
