@@ -114,6 +114,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         """
         if self.columns is None or not self._in_order():
             return iter(self)
+        if torch.is_inference_mode_enabled() or any(column.is_inference() for column in self.columns):
+            return iter(self)  # such tensors do not count their changes
         return self._lend(self.columns)
 
     def _lend(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:

@@ -52,3 +52,12 @@ def test_a_later_batch_that_is_changed_in_place_is_an_error() -> None:
     next(batches).zero_()
     with pytest.raises(ValueError, match="rows of the data set were changed in place"):
         list(batches)
+
+
+def test_validation_runs_in_inference_mode() -> None:
+    x = torch.rand(10, 3)
+    learn = Learner(DataLoaders.from_tensors(x, x, x, x, bs=4), nn.Linear(3, 3), nn.functional.mse_loss)
+    with learn.no_logging():
+        wanted = learn.validate()
+        with torch.inference_mode():
+            assert learn.validate() == wanted
