@@ -4,11 +4,13 @@ import re
 import types
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from minilearn.errors import did_you_mean
+from minilearn.tensors import cloned
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """What torch.compile calls its modes (2.6 to 2.13)."""
@@ -82,8 +84,12 @@ class Compiled:
         Raises:
             CannotCompile: and nothing has been changed.
         """
-        if self._graphs:
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        if not self._graphs:
+            return self._call(args)
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return cloned(self._call(args))  # a CUDA graph writes its next results to the same place
+
+    def _call(self, args: tuple[Any, ...]) -> Any:
         try:
             if self._short_cut is not None and self._short_cut.holds(args):
                 return self._short_cut.run(*args)
@@ -94,7 +100,8 @@ class Compiled:
                 raise
         try:
             # Off by default in 2.13, where this came: a graph may hold its own backward pass.
-            with torch._dynamo.config.patch(trace_autograd_ops=True), warnings.catch_warnings():
+            settings = torch._dynamo.config.patch(trace_autograd_ops=True) if can_hold_backward() else nullcontext()
+            with settings, warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler, about itself
                 result = self._function(*args)
         except Exception as error:

@@ -111,6 +111,11 @@ def test_a_step_that_cannot_be_in_the_graph_is_taken_beside_it(opt_func: Any) ->
     assert 2 <= graphs() <= 3
 
 
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_torchs_modes_give_the_same_numbers(mode: str) -> None:
+    assert_same(fitted(False, Adam), fitted(mode, Adam))
+
+
 class Log(Callback):
     """Writes down each event, and what is there."""
 

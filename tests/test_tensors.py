@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minilearn.tensors import LateScalars, batch_size, default_device, set_seed, shape_text, tensor, to_device
+from minilearn.tensors import LateScalars, batch_size, cloned, default_device, set_seed, shape_text, tensor, to_device
 
 Point = namedtuple("Point", "x y")
 META = torch.device("meta")
@@ -109,3 +109,11 @@ def test_late_scalars_hold_back_until_read_and_at_most_two_chunks() -> None:
     late.clear()
     late.read()
     assert len(seen) < 100
+
+
+def test_cloned_copies_tensors_in_tuples_and_dicts_and_leaves_other_things() -> None:
+    x = torch.ones(2)
+    copy = cloned((x, {"a": [x]}))
+    x.zero_()
+    assert copy[0].tolist() == copy[1]["a"][0].tolist() == [1, 1]
+    assert cloned("text") == "text"
