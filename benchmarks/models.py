@@ -77,8 +77,8 @@ class Job:
     slow: bool = False
     compares: str = ""
     tolerance: float = 1e-2
-    """Between the sums of two ways to compile, relative. Batch normalisation of a few rows multiplies rounding: after an
-    epoch of ResNet-18 by hand float32 and float64 differ by 0.09, as measured once."""
+    """Between the sums of two ways to compile, relative. Batch normalisation of a few rows multiplies rounding: after
+    an epoch of ResNet-18 by hand float32 and float64 differ by 0.09, as measured once."""
     eager_tolerance: float = 1e-2
     """Between the sums of a Learner and those by hand, both as they are."""
     mode: str = "default"
