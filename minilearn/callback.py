@@ -135,7 +135,7 @@ class Callback:
 
     acts_in_step: bool = True
     """Whether what it does from `after_pred` to `after_step` changes the step, cancels it or reads gradients. False for
-    one that only looks on, at `pred` and `loss` say: a compiled step can be one graph then, and over by then.
+    one that only looks on, at `pred` and `loss` say: a compiled step may be one graph then, and be over before.
     """
 
     learn: "Learner"

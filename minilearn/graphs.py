@@ -64,7 +64,7 @@ def mode_for(mode: bool | str, model: nn.Module, *, whole: bool) -> str:
     if isinstance(mode, str):
         return mode
     params = list(model.parameters())
-    small = all(p.is_cuda for p in params) and sum(p.numel() for p in params) <= SMALL
+    small = bool(params) and all(p.is_cuda for p in params) and sum(p.numel() for p in params) <= SMALL
     return "reduce-overhead" if whole and small else "default"
 
 
@@ -99,7 +99,7 @@ class Sizes:
             return seen[0] if kinds == seen[0] else None
         for i, part in enumerate(leaves(batch)):
             for axis in range(part.ndim):
-                if len({found[i][0][axis : axis + 1] for found in changing if i < len(found)}) > 1:
+                if len({found[i][0][axis : axis + 1] for found in changing if i < len(found) and found[i]}) > 1:
                     torch._dynamo.maybe_mark_dynamic(part, axis)
         return "any"
 

@@ -10,6 +10,7 @@ from minilearn.errors import warn
 from minilearn.graphs import Sizes, call, mode_for, prediction, refuse_hooks, training, validation
 from minilearn.optim.compiled import Program
 from minilearn.optim.in_graph import StepInGraph
+from minilearn.tensors import leaves
 
 if TYPE_CHECKING:
     from minilearn.loop import Loop
@@ -85,7 +86,7 @@ class CompiledSteps:
         if self._size is not None:
             try:
                 if loop.training and not self._checked:
-                    check_compiler(next(loop.model.parameters()).device)  # or it would only be missed in backward
+                    check_compiler(leaves(loop.xb)[0].device)  # or it would only be missed in backward
                     self._checked = True
                 pred = self._graph("training" if loop.training else "answer", prediction, loop.model)(loop.xb)
                 self._tell()
@@ -120,8 +121,7 @@ class CompiledSteps:
         return pred, loss
 
     def _validate(self, loop: "Loop") -> tuple[Any, Tensor]:
-        graph = self._graph("validation", validation, loop.model, loop.loss_func)
-        pred, loss = graph(loop.xb, loop.yb)
+        pred, loss = self._graph("validation", validation, loop.model, loop.loss_func)(loop.xb, loop.yb)
         return pred, loss
 
     def _graph(self, what: str, make: Callable[..., Any], *parts: Any) -> Compiled:

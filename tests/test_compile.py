@@ -209,6 +209,37 @@ def test_a_gradient_that_is_there_already_is_added_to() -> None:
     assert_same(go(False), go(True))
 
 
+def hook_a_parameter(model: nn.Module) -> None:
+    model.head.weight.register_hook(lambda grad: 2 * grad)
+
+
+def hook_after_accumulation(model: nn.Module) -> None:
+    def double(p: Tensor) -> None:
+        p.grad *= 2
+
+    model.head.weight.register_post_accumulate_grad_hook(double)
+
+
+def hook_a_module(model: nn.Module) -> None:
+    model.head.register_full_backward_hook(lambda module, grads, _: tuple(2 * grad for grad in grads))
+
+
+@pytest.mark.parametrize("hook", [hook_a_parameter, hook_after_accumulation, hook_a_module])
+@pytest.mark.filterwarnings("ignore:compile=True")  # of a module's hook, which torch does not compile
+def test_hooks_on_gradients_are_heeded(hook: Any) -> None:
+    def go(compile: bool, hooked: bool = True) -> Learner:
+        learn = learner(compile)
+        if hooked:
+            hook(learn.model)
+        torch.manual_seed(2)
+        learn.fit(2, 0.01)
+        return learn
+
+    wanted = go(False)
+    assert not torch.equal(wanted.model.head.weight, go(False, hooked=False).model.head.weight)
+    assert_same(wanted, go(True))
+
+
 def test_layers_are_frozen_and_unfrozen_between_fits() -> None:
     def go(compile: bool) -> Learner:
         learn = learner(compile, Adam, splitter=lambda m: [list(m.body.parameters()), list(m.head.parameters())])
@@ -366,3 +397,24 @@ def test_a_step_that_was_not_to_be_whole_is_not_tried_again() -> None:
     made = graphs()
     learn.fit(1, 0.01)  # a warning would be an error here
     assert graphs() == made
+
+
+def test_parts_of_batches_that_are_no_tensors_are_carried_out_as_they_are() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, name: str | None) -> Tensor:
+            return self.lin(x) if name is None else 2 * self.lin(x)
+
+    def go(compile: bool) -> Learner:
+        torch.manual_seed(0)
+        sizes = [8, 8, 5, 7, 9, 8]
+        batches = [
+            (torch.randn(n, 6, dtype=torch.float64), "name" if n == 8 else torch.ones(1), torch.randint(0, 3, (n,)))
+            for n in sizes
+        ]
+        return fitted(compile, SGD, Named, dls=(batches, batches))
+
+    assert_same(go(False), go(True))

@@ -92,7 +92,6 @@ class Mover:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._is_cpu = device.type == "cpu"
         self._rooms: dict[int, Tensor] = {}
         self._side: torch.cuda.Stream | None = None
         self._ready: torch.cuda.Event | None = None
@@ -105,7 +104,7 @@ class Mover:
             if large:
                 parts = self._through_side(parts, large)
                 xb, yb = tuple(parts[: len(xb)]), tuple(parts[len(xb) :])
-        elif self._is_cpu and isinstance(xb, tuple) and _are_on_cpu(xb + yb):
+        elif self.device.type == "cpu" and isinstance(xb, tuple) and _are_on_cpu(xb + yb):
             return xb, yb
         return to_device(xb, self.device), to_device(yb, self.device)
 

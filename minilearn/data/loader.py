@@ -116,6 +116,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             return iter(self)
         if torch.is_inference_mode_enabled() or any(column.is_inference() for column in self.columns):
             return iter(self)  # such tensors do not count their changes
+        if self._pins() and self.columns[0].is_cpu:
+            return iter(self)  # rows that are not in pinned memory would have to be waited for
         return self._lend(self.columns)
 
     def _lend(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
@@ -123,11 +125,13 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         first = next(whole_batches, None)
         if first is None:
             return
+        bare = not isinstance(first, tuple)
+        before = [part._version for part in ([first] if bare else first)]
         yield first
-        if any(part._version for part in (first if isinstance(first, tuple) else (first,))):
+        if [part._version for part in ([first] if bare else first)] != before:
             yield from whole_batches
             return
-        n, bs, bare = len(columns[0]), self.batch_size or 1, not isinstance(first, tuple)
+        n, bs = len(columns[0]), self.batch_size or 1
         before = [column._version for column in columns]
         for start in range(bs, n - n % bs if self.drop_last else n, bs):
             batch = tuple([column[start : start + bs] for column in columns])
@@ -144,6 +148,10 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         for batch in self._copies(columns):
             yield batch[0] if bare else tuple(batch)
 
+    def _pins(self) -> bool:
+        """Whether batches in the computer's memory are in its pinned part."""
+        return self.pin_memory and torch.accelerator.is_available()
+
     def _in_order(self) -> bool:
         """Whether the rows come as they lie."""
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
@@ -152,7 +160,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def _copies(self, columns: tuple[Tensor, ...]) -> Iterator[list[Tensor]]:
         """The batches' columns, in the sampler's order."""
         n, device, sampler = len(columns[0]), columns[0].device, self.sampler
-        pin = self.pin_memory and torch.accelerator.is_available()
+        pin = self._pins()
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         shuffled = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == n
         if not (self._in_order() or (one_order and shuffled)):
