@@ -191,6 +191,7 @@ APPEARS = {
     "yb": "it is set before before_batch, and gone after the batch",
     "x": "it is set before before_batch, and gone after the batch",
     "y": "it is set before before_batch, and gone after the batch",
+    "output": "it is set before after_pred, where the model gives its loss too and no loss_func was given",
     "pred": "it is set before after_pred, in each batch anew",
     "loss": "it is set before after_loss, in each batch that has a target",
     "loss_grad": "it is set before after_loss, in each batch that has a target",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minilearn.batches import prediction_of
 from minilearn.optim.compiled import Program
 from minilearn.optim.in_graph import Columns, carry_out
 from minilearn.tensors import detached, leaves
@@ -29,7 +30,7 @@ def validation(model: nn.Module, loss_func: Callable[..., Tensor]) -> Callable[.
     """Model and loss, as a function of inputs and targets that gives the prediction and the loss."""
 
     def validate(xb: Any, yb: Any) -> Any:
-        pred = call(model, xb)
+        pred = prediction_of(call(model, xb))
         return pred, loss_func(pred, *yb)
 
     return validate
@@ -39,7 +40,7 @@ def training(model: nn.Module, loss_func: Callable[..., Tensor], programs: tuple
     """A training step, as a function of inputs, targets and what the optimizer's programs work on."""
 
     def train(xb: Any, yb: Any, columns: list[Columns]) -> Any:
-        pred = call(model, xb)
+        pred = prediction_of(call(model, xb))
         loss = loss_func(pred, *yb)
         grads = torch.autograd.grad(loss, [p for group in columns for p in group.params])
         with torch.no_grad():

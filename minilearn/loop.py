@@ -1,13 +1,15 @@
 """The training loop, written out once: read it from `fit` downwards to follow one batch all the way."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from minilearn.batches import own_loss, prediction_of, split_batch, targets_taken
 from minilearn.callback import (
     EVENTS,
     IN_BATCH,
@@ -31,10 +33,7 @@ from minilearn.optim.foreign import closure, needs_closure
 from minilearn.step import CompiledSteps
 from minilearn.tensors import shape_text
 
-TARGETS = ("y", "target", "targets", "label", "labels")
-"""The keys under which a dict batch holds its target; every other entry goes to the model by name."""
-
-OF_A_BATCH = ("xb", "yb", "pred", "loss", "_loss_grad")
+OF_A_BATCH = ("xb", "yb", "output", "pred", "loss", "_loss_grad")
 OF_A_PART = ("dl", "iter", "n_iter")
 
 
@@ -53,6 +52,7 @@ class Loop:
     dl: Any
     xb: Any
     yb: tuple[Any, ...]
+    output: Any  # what the model gave, where that is more than `pred`
     pred: Any
     loss: Tensor
     iter: int
@@ -63,6 +63,7 @@ class Loop:
         self.epoch, self.n_epoch = 0, 1
         self.train_iter, self.pct_train = 0, 0.0
         self.training = self._needs_closure = False
+        self._to_model: tuple[str, ...] = ()
         self._running = False
         self._unchecked: set[bool] = set()
         self.compiled: CompiledSteps | None = None
@@ -89,8 +90,8 @@ class Loop:
         try:
             self.event("before_epoch")
             self._train()
-            if len(self.dls) > 1:
-                self._validate(self.dls.valid)
+            for dl in self.dls.valid_sets.values():
+                self._validate(dl)
         except CancelEpochException:
             self.opt.zero_grad()  # those of a batch that was cut short
             self.event("after_cancel_epoch")
@@ -101,7 +102,7 @@ class Loop:
         try:
             self.event("before_train")
             self._needs_closure = needs_closure(self.opt)
-            self._batches("training")
+            self._batches("training loader")
         except CancelTrainException:
             self.opt.zero_grad()  # those of a batch that was cut short
             self.event("after_cancel_train")
@@ -112,7 +113,7 @@ class Loop:
         with torch.no_grad():
             try:
                 self.event("before_validate")
-                self._batches("validation")
+                self._batches("validation loader")
             except CancelValidException:
                 self.event("after_cancel_validate")
             self.event("after_validate")
@@ -133,7 +134,7 @@ class Loop:
             done = self.compiled and self.compiled.run(self)  # with compile=True, all at once; then come the events
             self.pred = done[0] if done else self._predict(batch)
             self.event("after_pred")
-            if self.yb:
+            if self.yb or "output" in self.__dict__:
                 self.loss = done[1] if done else self._loss(self.pred)
             self.event("after_loss")
             if self.training:
@@ -177,38 +178,38 @@ class Loop:
 
     def _predict(self, batch: Any) -> Any:
         try:
-            return call(self.model, self.xb) if self.compiled is None else self.compiled.predict(self)
+            output = call(self.model, self.xb) if self.compiled is None else self.compiled.predict(self)
         except Exception as error:
             explain_model(error, self.model, self.xb, batch)
             raise
+        if output.__class__ is not Tensor and self.loss_func is None and own_loss(output) is not None:
+            self.output = output
+        return prediction_of(output)
 
     def _loss(self, pred: Any) -> Tensor:
         """The loss of the batch. A fit's first batches are looked at more closely: reading them waits, once."""
+        loss_func = self.loss_func
         try:
-            if self.loss_func is None:
-                self.loss_func, why = infer_loss(pred, self.yb)
+            if "output" in self.__dict__:
+                loss_func = partial(_given, own_loss(self.output))
+            elif loss_func is None:
+                loss_func, why = infer_loss(pred, self.yb)
+                self.loss_func = loss_func
                 self.logger(why)
             if self.training in self._unchecked:
                 self._unchecked.remove(self.training)
-                return first_loss(self.loss_func, pred, self.yb, training=self.training)
-            return self.loss_func(pred, *self.yb)
+                return first_loss(loss_func, pred, self.yb, training=self.training)
+            return loss_func(pred, *self.yb)
         except Exception as error:
-            explain_loss(error, self.loss_func, pred, self.yb)
+            explain_loss(error, loss_func, pred, self.yb)
             raise
 
     # ---- what a batch is made of ----
 
     def _take(self, batch: Any) -> None:
         """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
-        self._forget("pred", "loss", "_loss_grad")
-        if isinstance(batch, (tuple, list)):
-            n_inp = self.dls.n_inp or max(len(batch) - 1, 1)
-            self.xb, self.yb = tuple(batch[:n_inp]), tuple(batch[n_inp:])
-        elif isinstance(batch, Mapping):
-            self.xb = {key: part for key, part in batch.items() if key not in TARGETS}
-            self.yb = tuple(batch[key] for key in TARGETS if key in batch)
-        else:
-            self.xb, self.yb = (batch,), ()
+        self._forget("output", "pred", "loss", "_loss_grad")
+        self.xb, self.yb = split_batch(batch, self.dls.n_inp, self._to_model)
 
     def _root(self) -> Tensor:
         """What `backward` starts from."""
@@ -283,6 +284,7 @@ class Loop:
     def _begin_part(self, dl: Any, *, training: bool) -> None:
         self.dl, self.training = dl, training
         self.n_iter = length(dl)
+        self._to_model = targets_taken(self.model) if self.loss_func is None else ()
         self._forget(*OF_A_BATCH, "iter")
         self._handlers = self._handlers_of[training]
 
@@ -350,6 +352,11 @@ class Loop:
                 raise AttributeError(f"learn.{name} does not exist yet: {APPEARS[name]}")
             public = [known for known in (*dir(self), *APPEARS) if not known.startswith("_")]
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}'{did_you_mean(name, public)}")
+
+
+def _given(loss: Tensor, *_: Any) -> Tensor:
+    """A loss that the model computed itself."""
+    return loss
 
 
 def _owner(handler: Callable[[], None]) -> Callback:

@@ -21,18 +21,33 @@ MARKERS = ("o", "s", "^", "D", "v", "X", "P", "p")
 """Colours and markers for up to eight curves: the whole of that palette, and a brown for its yellow, which is pale."""
 
 
-def plot_loss(losses: Sequence[float], *, stride: int = 1, skip_start: int = 0, ax: "Axes | None" = None) -> "Axes":
+def plot_loss(
+    losses: Sequence[float],
+    *,
+    stride: int = 1,
+    skip_start: int = 0,
+    valid: Sequence[tuple[int, float | None]] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
     """The training loss against the batch.
 
     Args:
         losses: a figure a batch, such as ``learn.recorder.losses``.
         stride: how many batches lie between two figures, such as ``learn.recorder.stride``.
         skip_start: how many figures at the start to leave out, where they would squeeze the rest.
+        valid: the validation loss at the end of each epoch, with the number of batches that were done by then; one that
+            is None is left out.
         ax: where to draw.
     """
     ax = _axes(ax)
-    ax.plot([i * stride for i in range(skip_start, len(losses))], losses[skip_start:], color=BLUE, linewidth=1.8)
+    batches = [i * stride for i in range(skip_start, len(losses))]
+    ax.plot(batches, losses[skip_start:], color=BLUE, linewidth=1.8, label="training, moving average")
     ax.set(xlabel="batch", ylabel="loss (moving average)", title="training loss")
+    if valid:
+        marks = [(batch - 1, loss) for batch, loss in valid if loss is not None]
+        ax.plot(*zip(*marks, strict=True), color=ORANGE, marker="o", markersize=4, linewidth=1.4, label="validation")
+        ax.set(ylabel="loss", title="loss")
+        ax.legend(frameon=False)
     _tidy(ax)
     return ax
 

@@ -90,7 +90,7 @@ class Rounds:
                 if not left:
                     return
             if left == before:
-                raise ValueError(no_batch("training", length(self.loader)))
+                raise ValueError(no_batch("training loader", length(self.loader)))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copying asks of an object before it has its attributes

@@ -65,7 +65,13 @@ class CompiledSteps:
                 return None
         if not self._failed:
             self._size = self._sizes.graph_for((loop.xb, loop.yb), loop.training)
-        if self._size is None or not loop.yb or self._in_pieces[loop.training] or not self._all_look_on(loop):
+        if (
+            self._size is None
+            or not loop.yb
+            or loop.loss_func is None
+            or self._in_pieces[loop.training]
+            or not self._all_look_on(loop)
+        ):
             return None
         try:
             done = self._train(loop) if loop.training else self._validate(loop)

@@ -77,7 +77,9 @@ class ProgressCallback(Callback):
         recorder = self.learn.recorder
         for i in range(self._printed, len(recorder.epochs)):
             figures = ["" if value is None else format_figure(value) for value in recorder.values[i]]
-            row = [str(recorder.epochs[i]), *figures, format_time(recorder.seconds[i])]
+            row = [str(recorder.epochs[i]), *figures]
+            if recorder.add_time:
+                row.append(format_time(recorder.seconds[i]))
             if self._master is not None:
                 self._master.write(row, table=True)
                 self._master.update(self.epoch + 1)

@@ -17,7 +17,7 @@ from minilearn.callback import Callback
 from minilearn.errors import did_you_mean, in_range, warn
 from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics
 from minilearn.optim.hypers import Place, named
-from minilearn.plots import plot_sched
+from minilearn.plots import plot_loss, plot_sched
 from minilearn.tensors import LateScalars, shape_text
 
 if TYPE_CHECKING:
@@ -35,18 +35,23 @@ class Recorder(Callback):
     """Keeps what a fit shows: `values`, a row an epoch; `losses`, `hps` and `lrs`, a figure a batch.
 
     `train_loss` is the moving average of the training loss, debiased; `valid_loss` and the metrics are averages over
-    the validation set in which each row counts the same. Without a validation set the metrics are of the training
-    batches. Nothing here waits for the device in a batch: figures are read at the end of an epoch.
+    the validation set in which each row counts the same. Several validation sets have columns of their own. Without one
+    the metrics are of the training batches. Nothing here waits for the device in a batch: figures are read at the end
+    of a part of an epoch.
 
     Args:
         beta: how much of the moving average stays from batch to batch, in [0, 1).
+        train_metrics: whether the metrics are computed over the training batches too, as the weights were then, in
+            columns `train_…`; those of validation are called `valid_…` then.
+        valid_metrics: whether they are computed over the validation sets.
+        add_time: whether the table ends with a column of times.
     """
 
     order = 50  # after the callbacks that change the batch or the loss
     acts_in_step = False
 
     metric_names: list[str]
-    """The table's headings: epoch, train_loss, valid_loss, the metrics, time."""
+    """The table's headings: epoch, train_loss, valid_loss, the metrics, those of further validation sets, time."""
     values: list[Row]
     """A row an epoch, without epoch and time; the last is there from `before_epoch` on. None: (not yet) computed."""
     valid_values: Row
@@ -62,12 +67,21 @@ class Recorder(Callback):
     nan_at: int | None
     """The number of the first training batch whose loss was nan or infinite, as far as losses have been read."""
 
-    def __init__(self, beta: float = 0.98) -> None:
+    def __init__(
+        self,
+        beta: float = 0.98,
+        *,
+        train_metrics: bool = False,
+        valid_metrics: bool = True,
+        add_time: bool = True,
+    ) -> None:
+        self.train_metrics, self.valid_metrics, self.add_time = train_metrics, valid_metrics, add_time
         self._smooth_loss = AvgSmoothLoss(in_range("beta", beta, 0, 1))
         self._valid_loss = AvgLoss()
         self._late = LateScalars(self._take)
-        self._validates, self._measured, self._unchecked = False, False, False
+        self._in_training, self._in_valid, self._measured, self._unchecked = False, True, False, False
         self._row: Row | None = None
+        self._filled = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -108,6 +122,30 @@ class Recorder(Callback):
         """The last layer's learning rate, batch by batch (every `stride`-th). Waits for the device."""
         return self.hps.get("lr", [])
 
+    @property
+    def column_names(self) -> list[str]:
+        """The headings of a row of `values`: the table's but for epoch and time."""
+        return self.metric_names[1 : -1 if self.add_time else None]
+
+    def plot_loss(self, skip_start: int = 5, with_valid: bool = True, *, ax: "Axes | None" = None) -> "Axes":
+        """Draws the training loss against the batch, and the validation loss at the end of each epoch.
+
+        Args:
+            skip_start: how many batches at the start to leave out, where they would squeeze the rest.
+            with_valid: whether validation is drawn.
+            ax: where to draw.
+        Raises:
+            ValueError: no training batch has been recorded yet.
+        """
+        if not self.losses:
+            raise ValueError("there is no loss to draw: no training batch has been recorded yet")
+        skip = min(-(-skip_start // self.stride), len(self.losses) - 1)
+        valid = None
+        if with_valid and "valid_loss" in self.column_names:
+            place = self.column_names.index("valid_loss")
+            valid = [(at, row[place]) for at, row in zip(self.iters, self.values, strict=False)]
+        return plot_loss(self.losses, stride=self.stride, skip_start=skip, valid=valid, ax=ax)
+
     def plot_sched(self, keys: str | Iterable[str] | None = None, *, ax: "Axes | None" = None) -> "Axes":
         """Draws hyperparameters against the batch.
 
@@ -144,36 +182,43 @@ class Recorder(Callback):
     @contextmanager
     def set_aside(self) -> Iterator[None]:
         """Measures anew within a ``with`` block, and leaves the epoch's figures as they were."""
-        kept = self.learn.metrics, self._valid_loss, self._row, self._measured, self.valid_values
-        self.learn.metrics, self._valid_loss, self._row = copy.deepcopy(self.learn.metrics), AvgLoss(), None
+        names = ("_valid_loss", "_row", "_filled", "_measured", "_in_valid", "valid_values")
+        kept, metrics = {name: getattr(self, name) for name in names}, self.learn.metrics
+        self.learn.metrics, self._valid_loss = copy.deepcopy(metrics), AvgLoss()
+        self._row, self._in_valid = None, True
         try:
             yield
         finally:
-            self.learn.metrics, self._valid_loss, self._row, self._measured, self.valid_values = kept
+            self.__dict__.update(kept)
+            self.learn.metrics = metrics
 
     def before_fit(self) -> None:
         self._forget()
-        self._validates, self._unchecked = len(self.dls) > 1, True
+        self._unchecked = True
+        sets = list(self.dls.valid_sets)
+        self._in_training = self.train_metrics or not sets
+        self._in_valid = self.valid_metrics
         names = [metric.name for metric in self.learn.metrics]
-        if self._validates:
-            self.metric_names = ["epoch", "train_loss", "valid_loss", *names, "time"]
-        else:
-            self.metric_names = ["epoch", "train_loss", *(f"train_{name}" for name in names), "time"]
+        self.metric_names = ["epoch", "train_loss", *(f"train_{name}" for name in names if self._in_training)]
+        for i, part in enumerate(sets):
+            prefix = "" if i == 0 and not self._in_training else "valid_" if i == 0 else f"{part}_"
+            self.metric_names.append("valid_loss" if i == 0 else f"{part}_loss")
+            self.metric_names += [prefix + name for name in names if self._in_valid]
+        self.metric_names += ["time"] if self.add_time else []
 
     def before_epoch(self) -> None:
         self._started = time.perf_counter()
-        self._measured = False
-        self._row = [None] * (len(self.metric_names) - 2)
+        self._measured, self._filled = False, 1 + self._in_training * len(self.learn.metrics)
+        self._row = [None] * len(self.column_names)
         self.values.append(self._row)
         self._reset()
 
     def before_train(self) -> None:
-        if not self._validates:
-            self._reset()
+        self._reset()
 
     def before_validate(self) -> None:
         self._reset()
-        self.valid_values = [None] * (1 + len(self.learn.metrics))
+        self.valid_values = [None] * (1 + self._in_valid * len(self.learn.metrics))
 
     def after_loss(self) -> None:
         learn = self.learn
@@ -183,7 +228,7 @@ class Recorder(Callback):
             self._late.append(learn.loss, self._hypers_now(learn.opt, learn.loss))
             if self.nan_at is not None and not self._told:
                 self._tell()
-            if self._validates:
+            if not self._in_training:
                 if self._unchecked:
                     self._unchecked = False
                     check_metrics(learn.metrics, learn)
@@ -195,6 +240,8 @@ class Recorder(Callback):
                     " Give (input, target) batches."
                 )
             self._valid_loss.accumulate(learn)
+            if not self._in_valid:
+                return
         if learn.yb:
             if torch.is_grad_enabled():
                 with torch.no_grad():
@@ -216,15 +263,17 @@ class Recorder(Callback):
             self._tell()
         if self._row is not None:
             self._row[0] = self._smooth_loss.value
-            if not self._validates:
-                self._row[1:] = self._read(self.learn.metrics)
-                self._measured = True
+            if self._in_training:
+                self._row[1 : self._filled] = self._read(self.learn.metrics)
+            self._measured = self._filled == len(self._row)
 
     def after_validate(self) -> None:
-        self.valid_values = self._read([self._valid_loss, *self.learn.metrics])
-        if self._row is not None and self._validates:
-            self._row[1:] = self.valid_values
-            self._measured = True
+        self.valid_values = self._read([self._valid_loss, *(self.learn.metrics if self._in_valid else ())])
+        if self._row is not None:
+            figures, at = self.valid_values, self._filled
+            self._filled = at + len(figures)
+            self._row[at : self._filled] = figures
+            self._measured = self._filled == len(self._row)
 
     def after_epoch(self) -> None:
         self._end_row()
@@ -237,11 +286,11 @@ class Recorder(Callback):
         self._late.read()
         if self._row is not None:  # the epoch was cut short
             self.values = [row for row in self.values if row is not self._row]
-        self._row, self._measured = None, False
+        self._row, self._measured, self._in_valid = None, False, True
 
     def _end_row(self) -> None:
         if self._row is None:  # a callback cancelled the epoch before this one heard of it
-            self._row = [None] * (len(self.metric_names) - 2)
+            self._row = [None] * len(self.column_names)
             self.values.append(self._row)
             self._started = time.perf_counter()
         self.epochs.append(self.epoch)

@@ -197,7 +197,7 @@ class TorchScheduler(Callback):
             self._step()
             return
         recorder = self.learn.recorder
-        figure = recorder.values[-1][recorder.metric_names[1:-1].index(self.monitor)]
+        figure = recorder.values[-1][recorder.column_names.index(self.monitor)]
         if figure is not None:  # its part of the epoch was cancelled
             self._figures.append(figure)
             self._step(figure)
@@ -256,7 +256,7 @@ class TorchScheduler(Callback):
     def _look_at_figures(self) -> None:
         if self.step_per == "batch":
             raise ValueError(f"{self.monitor} is a figure of the epoch: ReduceLROnPlateau needs step_per='epoch'")
-        names = self.learn.recorder.metric_names[1:-1]
+        names = self.learn.recorder.column_names
         if self.monitor not in names:
             raise ValueError(
                 f"no figure '{self.monitor}' to monitor{did_you_mean(self.monitor, names)}"

@@ -234,10 +234,9 @@ def length(dl: Any) -> int | None:
 
 
 def no_batch(part: str, n: int | None) -> str:
-    """The message for a loader of `n` batches that gave none."""
+    """The message for a loader, such as "training loader", of `n` batches that gave none."""
     if n is None:
-        return f"the {part} loader gave no batch. A generator can be run through only once. {ANEW}"
+        return f"the {part} gave no batch. A generator can be run through only once. {ANEW}"
     return (
-        f"the {part} loader is empty: it has {n} batches."
-        " Its dataset has no row, or fewer than one batch with drop_last=True."
+        f"the {part} is empty: it has {n} batches. Its dataset has no row, or fewer than one batch with drop_last=True."
     )

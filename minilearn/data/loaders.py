@@ -22,6 +22,9 @@ class DataLoaders:
 
     Args:
         loaders: any iterables of batches: minilearn's or torch's DataLoader, lists of batches, objects with `__iter__`.
+            In place of the second a dict of several by name, ``DataLoaders(train, {"valid": a, "noisy": b})``: each is
+            validated after each epoch, the first with the usual columns in the table, the others with their name before
+            it, `noisy_loss`.
         path: the folder of the data and of what a Learner on them saves.
         device: where batches and model go; by default the GPU where there is one.
         n_inp: how many parts of a batch are inputs; by default all but the last.
@@ -43,6 +46,10 @@ class DataLoaders:
     ) -> None:
         if not loaders:
             raise TypeError("DataLoaders needs a training loader, and takes a validation loader after it")
+        self._valid_names: tuple[str, ...] = ("valid",)
+        if len(loaders) > 1 and _are_named(loaders[1]):
+            self._valid_names = tuple(loaders[1])
+            loaders = (loaders[0], *loaders[1].values(), *loaders[2:])
         for i, loader in enumerate(loaders):
             if isinstance(loader, (list, tuple)) and loader and isinstance(loader[0], torch.utils.data.DataLoader):
                 raise TypeError("give the loaders one by one, DataLoaders(train, valid), not in a list")
@@ -99,6 +106,11 @@ class DataLoaders:
         return self.loaders[1]
 
     @property
+    def valid_sets(self) -> dict[str, Any]:
+        """The loaders that are validated after each epoch, by name: just `valid` where no names were given."""
+        return dict(zip(self._valid_names, self.loaders[1:], strict=False))
+
+    @property
     def train_ds(self) -> Any:
         """The training loader's dataset."""
         return self.train.dataset
@@ -114,9 +126,10 @@ class DataLoaders:
         Raises:
             ValueError: a loader is empty, or can be run through only once.
         """
-        for part, dl in zip(("training", "validation"), self.loaders, strict=False):
+        parts = ["training loader", *_loader_names(self.valid_sets)]
+        for part, dl in zip(parts, self.loaders, strict=False):
             if hasattr(dl, "__next__") and epochs > 1:
-                raise ValueError(f"the {part} loader can be run through only once, not {epochs} times. {ANEW}")
+                raise ValueError(f"the {part} can be run through only once, not {epochs} times. {ANEW}")
             if epochs > 0 and isinstance(dl, Sized) and length(dl) == 0:
                 raise ValueError(no_batch(part, 0))
 
@@ -173,7 +186,7 @@ class DataLoaders:
         """A loader for each dataset; the first, which trains, is shuffled.
 
         Args:
-            dsets: the training set, the validation set, further ones: what `DataLoader` takes.
+            dsets: the training set, the validation set or a dict of several, further ones: what `DataLoader` takes.
             bs: rows a batch, in all of them.
             shuffle: whether training draws a new order each epoch.
             path: as in `DataLoaders`.
@@ -184,11 +197,14 @@ class DataLoaders:
         """
         drop_last, bs = options.pop("drop_last", False), options.pop("batch_size", bs)
         shuffle = shuffle and "sampler" not in options and not isinstance(dsets[0], IterableDataset)
+        train = DataLoader(dsets[0], bs, shuffle=shuffle, drop_last=drop_last, **options)
         loaders = [
-            DataLoader(dset, bs, shuffle=shuffle and i == 0, drop_last=drop_last and i == 0, **options)
-            for i, dset in enumerate(dsets)
+            {name: DataLoader(part, bs, **options) for name, part in dset.items()}
+            if i == 0 and _are_named(dset)
+            else DataLoader(dset, bs, **options)
+            for i, dset in enumerate(dsets[1:])
         ]
-        return cls(*loaders, path=path, device=device, n_inp=n_inp, batch_tfms=batch_tfms)
+        return cls(train, *loaders, path=path, device=device, n_inp=n_inp, batch_tfms=batch_tfms)
 
     @classmethod
     def from_tensors(
@@ -224,6 +240,25 @@ class DataLoaders:
         if valid_x is not None and valid_y is not None:
             dsets.append((valid_x, valid_y))
         return cls.from_dsets(*dsets, bs=bs, shuffle=shuffle, **options)
+
+
+def _loader_names(sets: Mapping[str, Any]) -> list[str]:
+    return [f"validation loader '{name}'" if len(sets) > 1 else "validation loader" for name in sets]
+
+
+def _are_named(sets: Any) -> bool:
+    """Whether these are several validation sets by name, and not a dict that somebody took for one.
+
+    Raises:
+        ValueError: there is none among them, or one has a name that would make two columns alike.
+    """
+    if not isinstance(sets, dict) or any(isinstance(part, (Tensor, np.ndarray)) for part in sets.values()):
+        return False
+    if not sets or not all(isinstance(name, str) and name for name in sets):
+        raise ValueError(f"validation sets in a dict need a name each, got {list(sets)}")
+    if "train" in sets or "valid" in list(sets)[1:]:
+        raise ValueError("no validation set can be called 'train', and only the first one 'valid'")
+    return True
 
 
 def _check_transforms(tfms: Any) -> list[BatchTransform]:
