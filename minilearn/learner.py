@@ -182,8 +182,8 @@ class Learner(ScheduledFits):
 
     def lr_find(
         self,
-        start_lr: float = 1e-7,
-        end_lr: float = 10.0,
+        start_lr: float | Sequence[float] = 1e-7,
+        end_lr: float | Sequence[float] = 10.0,
         num_it: int = 100,
         stop_div: bool = True,
         show_plot: bool = True,

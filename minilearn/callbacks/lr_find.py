@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 from collections import namedtuple
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,7 +43,7 @@ ON_THE_STEP = (
 class LRFinder(Callback):
     """Raises the learning rate from batch to batch, notes the loss, and ends the fit.
 
-    Batch i has the rate start_lr·(end_lr / start_lr)^(i / num_it), in every parameter group. The fit ends after
+    Batch i has the rate start_lr·(end_lr / start_lr)^(i / num_it), in each layer its own. The fit ends after
     `num_it` batches; when the loss's moving average, after the first tenth of them, is more than four times its least;
     at once where the loss is no finite number. On a GPU the end may be seen up to 32 batches late; what came after it
     is not in the curve.
@@ -51,8 +51,9 @@ class LRFinder(Callback):
     `Learner.lr_find` puts everything back afterwards; this callback alone, in a `fit`, does not.
 
     Args:
-        start_lr: the first rate, in (0, end_lr).
-        end_lr: the rate that would come after the last.
+        start_lr: the first rate, in (0, end_lr): one for all layers that `splitter` gives, or a list of one for each;
+            the curve is over the last layer's.
+        end_lr: the rate that would come after the last; a number, or a list as long.
         num_it: how many batches, at least 10.
         stop_div: whether to end when the loss has risen fourfold.
     Raises:
@@ -70,12 +71,24 @@ class LRFinder(Callback):
 
     ends_with: type[Exception] = CancelFitException
 
-    def __init__(self, start_lr: float = 1e-7, end_lr: float = 10.0, num_it: int = 100, stop_div: bool = True) -> None:
-        self.start_lr, self.end_lr = positive("start_lr", start_lr), positive("end_lr", end_lr)
-        if self.start_lr >= self.end_lr:
-            raise ValueError(f"start_lr must be less than end_lr, got {start_lr!r} and {end_lr!r}")
+    def __init__(
+        self,
+        start_lr: float | Sequence[float] = 1e-7,
+        end_lr: float | Sequence[float] = 10.0,
+        num_it: int = 100,
+        stop_div: bool = True,
+    ) -> None:
+        starts, ends = _layers("start_lr", start_lr), _layers("end_lr", end_lr)
+        if len(starts) > 1 and len(ends) > 1 and len(starts) != len(ends):
+            raise ValueError(f"start_lr and end_lr must be as many, got {len(starts)} and {len(ends)} rates")
+        n = max(len(starts), len(ends))
+        self._rates = []
+        for start, end in zip(starts * (n // len(starts)), ends * (n // len(ends)), strict=True):
+            if start >= end:
+                raise ValueError(f"start_lr must be less than end_lr, got {start_lr!r} and {end_lr!r}")
+            self._rates.append(SchedExp(start, end))
+        self.start_lr, self.end_lr = starts[-1], ends[-1]
         self.num_it, self.stop_div = whole("num_it", num_it, 10), stop_div
-        self._rate = SchedExp(self.start_lr, self.end_lr)
         self._late = LateScalars(self._take)
         self._late.chunk = 16  # a search is short: an end should be seen before it is over
         self._forget()
@@ -93,7 +106,7 @@ class LRFinder(Callback):
 
     def after_loss(self) -> None:
         if hasattr(self.learn, "loss"):
-            self._late.append(self.learn.loss, self._rate(self.count / self.num_it))
+            self._late.append(self.learn.loss, self._rates[-1](self.count / self.num_it))
             if self._over:
                 raise self.ends_with
 
@@ -112,7 +125,8 @@ class LRFinder(Callback):
         self._late.read()
 
     def _set_rate(self) -> None:
-        set_hypers(self.opt, lr=self._rate(self.count / self.num_it))
+        rates = [rate(self.count / self.num_it) for rate in self._rates]
+        set_hypers(self.opt, lr=rates[0] if len(rates) == 1 else rates)
 
     def _take(self, loss: float, lr: float) -> None:
         """Takes on a loss that has arrived from the device."""
@@ -151,6 +165,10 @@ class LRSearch:
             ax: where to draw.
         """
         return plot_lr_find(self.lrs, self.losses, self.suggestions, skip_end=skip_end, ax=ax)
+
+
+def _layers(name: str, lr: float | Sequence[float]) -> list[float]:
+    return [positive(name, rate) for rate in (lr if isinstance(lr, (list, tuple)) and lr else [lr])]
 
 
 def find_lr(learn: "Learner", finder: LRFinder, suggest_funcs: Any, show_plot: bool) -> Any:
