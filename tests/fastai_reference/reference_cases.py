@@ -161,12 +161,20 @@ def of_fit(learn: Any, notes: Notes | None = None) -> Figures:
 # ---- the runs ----
 
 
+def optimizer(api: Any, opt: str, hypers: Figures | None = None) -> Any:
+    """An `opt_func`: the optimizer of that name with its hyperparameters."""
+    if opt == "Lookahead":
+        return lambda params, lr: api.Lookahead(api.SGD(params, lr=lr, mom=0.9), **(hypers or {}))
+    if opt == "OptimWrapper":
+        return partial(api.OptimWrapper, opt=torch.optim.AdamW, **(hypers or {}))
+    return partial(getattr(api, opt), **hypers) if hypers else getattr(api, opt)
+
+
 def fits(opt: str, model: str = "plain", lr: float = 1e-2, *, of_learner: Figures | None = None, **hypers: Any) -> Run:
     """Three epochs at one rate."""
 
     def run(api: Any) -> Figures:
-        opt_func = partial(getattr(api, opt), **hypers) if hypers else getattr(api, opt)
-        learn = learner(api, model, opt_func, **(of_learner or {}))
+        learn = learner(api, model, optimizer(api, opt, hypers), **(of_learner or {}))
         with learn.no_logging(), learn.no_bar():
             learn.fit(3, lr)
         return of_fit(learn)
@@ -175,13 +183,18 @@ def fits(opt: str, model: str = "plain", lr: float = 1e-2, *, of_learner: Figure
 
 
 def scheduled(
-    method: str, *args: Any, opt: str = "Adam", model: str = "plain", hypers: Figures | None = None, **options: Any
+    method: str,
+    *args: Any,
+    opt: str = "Adam",
+    model: str = "plain",
+    hypers: Figures | None = None,
+    of_learner: Figures | None = None,
+    **options: Any,
 ) -> Run:
     """A scheduled fit, with rates and momenta of every batch."""
 
     def run(api: Any) -> Figures:
-        opt_func = partial(getattr(api, opt), **hypers) if hypers else getattr(api, opt)
-        learn, notes = learner(api, model, opt_func), Notes()
+        learn, notes = learner(api, model, optimizer(api, opt, hypers), **(of_learner or {})), Notes()
         momenta = opt != "SGD" or bool(hypers)
         with learn.no_logging(), learn.no_bar():
             getattr(learn, method)(*args, cbs=noting(api, notes, momenta=momenta), **options)
@@ -300,12 +313,15 @@ def _optimizer_cases() -> dict[str, Run]:
         "Larc": (0.1, [{"mom": 0.0}, {"mom": 0.0, "clip": False, "wd": 0.1}, {"mom": 0.0, "eps": 0.1, **l2}]),
         "Lamb": (1e-2, [{}, {"mom": 0.8, "eps": 1e-3, "wd": 0.1}, l2]),
         "ranger": (1e-2, [{}, {"k": 3, "alpha": 0.8, "wd": 0.2}]),
+        "Lookahead": (0.1, [{}, {"k": 4, "alpha": 0.3}]),
+        # fastai's wrapper decays all parameters: here none is spared.
+        "OptimWrapper": (1e-2, [{}, {"weight_decay": 0.2, "betas": (0.8, 0.95)}]),
     }
     for opt, (lr, several) in options.items():
         for hypers in several:
             for model in ("plain", "normed"):
                 said = ", ".join(f"{name}={value}" for name, value in hypers.items())
-                of_learner = {"wd_bn_bias": opt == "Larc"}
+                of_learner = {"wd_bn_bias": opt in ("Larc", "OptimWrapper")}
                 cases[f"fit: {opt}({said}), {model}"] = fits(opt, model, lr, of_learner=of_learner, **hypers)
     return cases
 
@@ -325,6 +341,9 @@ CASES: dict[str, Run] = {
     "fit_one_cycle: Adam": scheduled("fit_one_cycle", 3, 1e-2),
     "fit_one_cycle: SGD": scheduled("fit_one_cycle", 2, 0.5, opt="SGD"),
     "fit_one_cycle: SGD with momentum": scheduled("fit_one_cycle", 2, 0.1, opt="SGD", hypers={"mom": 0.9}),
+    "fit_one_cycle: OptimWrapper": scheduled(
+        "fit_one_cycle", 2, 1e-2, opt="OptimWrapper", of_learner={"wd_bn_bias": True}
+    ),
     "fit_one_cycle: all arguments": scheduled(
         "fit_one_cycle", 3, 1e-2, div=10.0, div_final=100.0, pct_start=0.4, wd=0.1, moms=(0.9, 0.7, 0.8), model="normed"
     ),
