@@ -1,6 +1,7 @@
 """Fits, schedules, searches: minilearn's figures are fastai 2.8.12's, as recorded, to 1e-4."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ RECORDED = json.loads(Path(__file__).with_name("figures.json").read_text())
 
 
 @pytest.fixture(autouse=True)
-def single_thread() -> Any:
+def single_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
