@@ -72,9 +72,7 @@ def state_in_a_batch() -> dict[str, set[str]]:
             for owner, thing in (("Learner", self.learn), ("Recorder", self.learn.recorder)):
                 seen[owner].update(name for name in dir(thing) if has(thing, name))
 
-    rows = TensorDataset(torch.rand(8, 3), torch.rand(8, 1))
-    dls = DataLoaders(DataLoader(rows, 4), DataLoader(rows, 4))
-    learn = Learner(dls, nn.Linear(3, 1), nn.functional.mse_loss, cbs=Look())
+    learn = Learner(loaders(), nn.Linear(3, 1), nn.functional.mse_loss, cbs=Look())
     with learn.no_logging():
         learn.fit(1)
     return seen
@@ -87,7 +85,14 @@ def made(owner: str) -> Any:
         return OptimWrapper(parameter, lr=0.1)
     if owner in ("Lookahead", "Optimizer"):
         return Lookahead(SGD(parameter, 0.1)) if owner == "Lookahead" else SGD(parameter, 0.1)
-    return DataLoaders([]) if owner == "DataLoaders" else getattr(minilearn.all, owner)
+    if owner == "DataLoaders":
+        return loaders()
+    return getattr(minilearn.all, owner)
+
+
+def loaders() -> DataLoaders:
+    rows = TensorDataset(torch.rand(8, 3), torch.rand(8, 1))
+    return DataLoaders(DataLoader(rows, 4), DataLoader(rows, 4))
 
 
 def has(thing: Any, name: str) -> bool:
@@ -128,7 +133,8 @@ def signature_problems(name: str, thing: Any) -> list[str]:
         return [f"{name}: it is no {recorded['kind']}"]
     kinds = inspect.Parameter
     ours = [p for p in inspect.signature(thing).parameters.values() if p.name != "self"]
-    takes = {p.name for p in ours if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)}
+    refused = {p.name for p in ours if p.annotation is None}  # there so that an error can say why it is not taken
+    takes = {p.name for p in ours if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)} - refused
     any_name = any(p.kind is kinds.VAR_KEYWORD for p in ours)
     gone, others = without(note), renamed(note)
     wanted = [(others.get(given, given), kind, given in gone) for given, kind, _ in recorded["parameters"]]
@@ -142,7 +148,7 @@ def signature_problems(name: str, thing: Any) -> list[str]:
     problems += [f"{name}: the page speaks of '{given}', which fastai does not take" for given in sorted(unknown)]
     leading: list[str] = []
     for given, kind, left_out in wanted:
-        if kind or left_out:
+        if kind or (left_out and given not in refused):
             break
         leading.append(given)
     positional = [p.name for p in ours if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
