@@ -242,7 +242,7 @@ def as_metrics(metrics: Any) -> list[Metric]:
     for i, metric in enumerate(found):
         same = sum(other.name == metric.name for other in found[:i])
         if same:
-            metric.name = f"{metric.name}_{same + 1}"
+            _rename(metric, f"{metric.name}_{same + 1}")
     return found
 
 
@@ -250,7 +250,8 @@ def _as_metric(metric: Any) -> Metric:
     if isinstance(metric, type) and issubclass(metric, Metric):
         metric = metric()
     if isinstance(metric, Metric):
-        metric.name = metric.name or type(metric).__name__
+        if not metric.name:
+            _rename(metric, type(metric).__name__)
         return metric
     if isinstance(metric, type):
         raise TypeError(f"a metric must be made before it is given: {metric.__name__}(), got the class")
@@ -266,6 +267,15 @@ def _as_metric(metric: Any) -> Metric:
     raise TypeError(
         f"a metric must be a function (pred, target) -> scalar, a Metric or a torchmetrics object, got {metric!r}"
     )
+
+
+def _rename(metric: Metric, name: str) -> None:
+    """Gives a metric another name, also one whose class has a property for it, as those written for fastai do."""
+    try:
+        metric.name = name
+    except AttributeError:
+        kind: Any = type(metric)
+        metric.__class__ = type(kind.__name__, (kind,), {"name": name, "__doc__": kind.__doc__})
 
 
 def batch_accuracy(pred: Tensor, target: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from minilearn.callback import EVENTS, Callback
 from minilearn.data import DataLoaders
 from minilearn.data.handwritten import Split, mnist_sample
 
+collect_ignore = ["fastai_reference/scripts"]  # a test runs them; they hold none
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 if os.environ.get("MINILEARN_DATA"):  # tests run programs in other folders
     os.environ["MINILEARN_DATA"] = str(Path(os.environ["MINILEARN_DATA"]).resolve())

@@ -206,3 +206,21 @@ def test_torchmetrics_object_that_gives_several_numbers_is_named() -> None:
     metric.accumulate(batch(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
     with pytest.raises(ValueError, match=r"metric 'MulticlassAccuracy' must give one number, got shape \(3,\)"):
         metric.value  # noqa: B018
+
+
+class NamedInFastaisManner(Metric):
+    "Its name is a property that cannot be set."
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str | None:
+        return self._name
+
+
+def test_metric_may_have_its_name_as_a_property() -> None:
+    metrics = as_metrics([NamedInFastaisManner("gap"), NamedInFastaisManner("gap"), NamedInFastaisManner(None)])
+    assert [metric.name for metric in metrics] == ["gap", "gap_2", "NamedInFastaisManner"]
+    assert [metric.name for metric in as_metrics(metrics)] == ["gap", "gap_2", "NamedInFastaisManner"]
+    assert all(isinstance(metric, NamedInFastaisManner) for metric in metrics)
