@@ -47,6 +47,7 @@ from minilearn.callbacks import (
     TerminateOnNaN,
     TorchScheduler,
     TrainEval,
+    TrainEvalCallback,
 )
 from minilearn.data import (
     DataError,
@@ -176,6 +177,7 @@ __all__ = [
     "TerminateOnNaN",
     "TorchScheduler",
     "TrainEval",
+    "TrainEvalCallback",
     "URLs",
     "accuracy",
     "array",

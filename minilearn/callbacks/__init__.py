@@ -7,7 +7,7 @@ from minilearn.callbacks.profile import Profile, Share, profile_fit
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
 from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
-from minilearn.callbacks.train_eval import TrainEval
+from minilearn.callbacks.train_eval import TrainEval, TrainEvalCallback
 
 __all__ = [
     "DevicePlacement",
@@ -21,6 +21,7 @@ __all__ = [
     "TerminateOnNaN",
     "TorchScheduler",
     "TrainEval",
+    "TrainEvalCallback",
     "find_lr",
     "profile_fit",
 ]

@@ -40,11 +40,11 @@ class Recorder(Callback):
     of a part of an epoch.
 
     Args:
-        beta: how much of the moving average stays from batch to batch, in [0, 1).
+        add_time: whether the table ends with a column of times.
         train_metrics: whether the metrics are computed over the training batches too, as the weights were then, in
             columns `train_…`; those of validation are called `valid_…` then.
         valid_metrics: whether they are computed over the validation sets.
-        add_time: whether the table ends with a column of times.
+        beta: how much of the moving average stays from batch to batch, in [0, 1).
     """
 
     order = 50  # after the callbacks that change the batch or the loss
@@ -69,11 +69,10 @@ class Recorder(Callback):
 
     def __init__(
         self,
-        beta: float = 0.98,
-        *,
+        add_time: bool = True,
         train_metrics: bool = False,
         valid_metrics: bool = True,
-        add_time: bool = True,
+        beta: float = 0.98,
     ) -> None:
         self.train_metrics, self.valid_metrics, self.add_time = train_metrics, valid_metrics, add_time
         self._smooth_loss = AvgSmoothLoss(in_range("beta", beta, 0, 1))

@@ -66,3 +66,7 @@ class TrainEval(Callback):
 
     def _set_opt_mode(self, *, training: bool) -> None:
         set_mode(self.learn.__dict__.get("opt"), training)  # a validation may come before any optimizer is made
+
+
+TrainEvalCallback = TrainEval
+"""fastai's name."""
