@@ -121,9 +121,7 @@ class WeightAverage(Callback):
         name = type(self).__name__
         for cb in self.learn.cbs:
             if isinstance(cb, WeightAverage) and cb is not self:
-                raise ValueError(
-                    f"{name} and {type(cb).__name__} would both write their average into the model: one only"
-                )
+                raise ValueError(f"{name} and {type(cb).__name__} would both be in the model: one only")
         if all(callable(getattr(self.opt, mode, None)) for mode in ("train", "eval")):
             raise ValueError(f"{type(self.opt).__name__} averages the weights itself: leave {name} out")
 

@@ -55,7 +55,7 @@ class SWA(WeightAverage):
         self._lrs: list[dict[str, float]] | None = None
         super().__init__(leaves_average)
         self.swa_start = share("swa_start", swa_start)
-        self.swa_lr = None if swa_lr is None else numbers_of(swa_lr, "swa_lr")
+        self.swa_lr = None if swa_lr is None else _rate(swa_lr)
         self.bn_batches = None if bn_batches is None else whole("bn_batches", bn_batches, 1)
         self._function: Update = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
 
@@ -152,6 +152,13 @@ class SWA(WeightAverage):
             for cb in place:
                 cb.before_batch()
             yield (self.learn.xb,)
+
+
+def _rate(swa_lr: Spread) -> Spread:
+    try:
+        return numbers_of(swa_lr, "lr")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"swa_{error}") from None
 
 
 class _OfInputs(nn.Module):
