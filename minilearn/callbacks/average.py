@@ -193,8 +193,8 @@ class EMA(WeightAverage):
     the average follows from the start, and a short fit is not validated with the weights that it began with. After a
     cancelled step (accumulated gradients) nothing is averaged. When it is in the model: see `WeightAverage`.
 
-    A batch costs one multi-tensor `lerp` on the weights: on a CPU 15 µs for 10 small tensors and as long as reading
-    and writing them for large ones. Nothing waits for a device; a compiled step stays one graph.
+    A batch costs one multi-tensor `lerp` on the weights: on a CPU 20 µs for 10 small tensors, 0.5 ms for 1.2 million
+    numbers, and 10 µs more in the first steps. Nothing waits for a device; a compiled step stays one graph.
 
     Args:
         decay: how much of the average stays at each step, in [0, 1).

@@ -12,7 +12,7 @@ class ShortEpoch(Callback):
     """Ends the training part of each epoch after a share of its batches, and the validation part too: a quick look.
 
     The part ends as cancelled (`after_cancel_train`), and its figures are those of the batches done; a schedule goes on
-    at the next epoch where it would be then. A batch costs 0.2 µs.
+    at the next epoch where it would be then. A batch costs 1 µs.
 
     Args:
         pct: the share of the batches, in (0, 1]; rounded up, so at least one.

@@ -7,13 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fastai
 import torch
-from fastai.basics import Learner
-from fastai.callback.mixup import CutMix, MixUp
-from fastai.data.core import DataLoaders
-from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from torch import nn
+
+if __name__ == "__main__":  # the tests walk over this file where there is no fastai
+    import fastai
+    from fastai.basics import Learner
+    from fastai.callback.mixup import CutMix, MixUp
+    from fastai.data.core import DataLoaders
+    from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 
 
 def batch(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
