@@ -25,8 +25,8 @@ class SWA(WeightAverage):
     `batch_tfms` but for those that are for training only). When it is in the model: see `WeightAverage`. A fit that
     breaks off between the average and its statistics leaves the model's own weights.
 
-    A batch costs nothing but, with `swa_lr`, the setting of the rate (17 µs on a CPU). Nothing waits for a device; a compiled
-    step stays one graph.
+    A batch costs nothing but, with `swa_lr`, the setting of the rate (17 µs on a CPU). Nothing waits for a device; a
+    compiled step stays one graph.
 
     Args:
         swa_start: the share of the training before the first weights that count, in [0, 1].
