@@ -1,27 +1,51 @@
 """Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
 
+from minilearn.callbacks.average import EMA, WeightAverage
+from minilearn.callbacks.collect import CollectData, CollectDataCallback
 from minilearn.callbacks.device import DevicePlacement
+from minilearn.callbacks.epochs import ShortEpoch, ShortEpochCallback, SkipToEpoch
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
-from minilearn.callbacks.nan import TerminateOnNaN
+from minilearn.callbacks.mixup import CutMix, Mixing, MixUp
+from minilearn.callbacks.modes import BnFreeze, MCDropout, MCDropoutCallback, ModelReset, ModelResetter, set_bn_eval
+from minilearn.callbacks.nan import TerminateOnNaN, TerminateOnNaNCallback
 from minilearn.callbacks.profile import Profile, Share, profile_fit
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
 from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
+from minilearn.callbacks.swa import SWA
 from minilearn.callbacks.train_eval import TrainEval, TrainEvalCallback
 
 __all__ = [
+    "EMA",
+    "SWA",
+    "BnFreeze",
+    "CollectData",
+    "CollectDataCallback",
+    "CutMix",
     "DevicePlacement",
     "LRFinder",
     "LRSearch",
+    "MCDropout",
+    "MCDropoutCallback",
+    "MixUp",
+    "Mixing",
+    "ModelReset",
+    "ModelResetter",
     "ParamScheduler",
     "Profile",
     "ProgressCallback",
     "Recorder",
     "Share",
+    "ShortEpoch",
+    "ShortEpochCallback",
+    "SkipToEpoch",
     "TerminateOnNaN",
+    "TerminateOnNaNCallback",
     "TorchScheduler",
     "TrainEval",
     "TrainEvalCallback",
+    "WeightAverage",
     "find_lr",
     "profile_fit",
+    "set_bn_eval",
 ]

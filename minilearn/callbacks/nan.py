@@ -26,3 +26,6 @@ class TerminateOnNaN(Callback):
         if batch is not None:
             self.learn.logger(f"the fit was ended: the loss of training batch {batch} is not a finite number")
             raise CancelFitException
+
+
+TerminateOnNaNCallback = TerminateOnNaN
