@@ -1,8 +1,11 @@
 """A fit's figures for Weights & Biases."""
 
 import importlib.util
+import io
 from collections.abc import Mapping
 from typing import Any
+
+from PIL import Image
 
 from minilearn.callback import Callback
 from minilearn.callbacks.figures import BatchFigures, FirstRows
@@ -101,8 +104,9 @@ class Wandb(Callback):
         if figure is not None:
             import wandb
 
-            image: Any = wandb.Image
-            self._log(self._before + self.train_iter, {"predictions": image(figure)})
+            picture, make = io.BytesIO(), wandb.Image
+            figure.savefig(picture, format="png")
+            self._log(self._before + self.train_iter, {"predictions": make(Image.open(picture))})
         self._first.forget()
 
     def after_fit(self) -> None:

@@ -117,7 +117,7 @@ def test_append_refuses_other_columns_before_anything_is_trained(tmp_path: Path)
     learner(tmp_path, CSVLogger()).fit(1)
     before = lines(tmp_path / "history.csv")
     learn = learner(tmp_path, CSVLogger(append=True), metrics=[mse, mae])
-    with pytest.raises(ValueError, match="has the columns epoch, .*, mse, time, but this fit has .* mae, time: give"):
+    with pytest.raises(ValueError, match=r"has the columns epoch, .*, mse, time, but this fit has .* mae, time: give"):
         learn.fit(1)
     assert lines(tmp_path / "history.csv") == before
     assert learn.train_iter == 0

@@ -92,9 +92,9 @@ def test_an_error_ends_the_profiler_and_leaves_the_batches_that_there_were(
 def test_an_error_before_its_batches_leaves_no_file(tmp_path: Path) -> None:
     class Fail(Callback):
         def before_step(self) -> None:
-            raise ValueError
+            raise ValueError("too early")
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="too early"):
         learner(tmp_path, Profiler()).fit(1, cbs=Fail())
     assert not profiling()
     assert list(tmp_path.iterdir()) == []

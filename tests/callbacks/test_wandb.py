@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,36 @@ def run(tmp_path: Path) -> Iterator[Any]:
     run.finish()
 
 
+def records(file: Path) -> Iterator[bytes]:
+    """The records of a run's file, which is a log in LevelDB's format: blocks of 32 KiB with pieces of records."""
+    text, at, record = file.read_bytes(), len(":W&B") + 3, b""
+    while at + 7 <= len(text):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        length, kind = int.from_bytes(text[at + 4 : at + 6], "little"), text[at + 6]
+        record += text[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or a last piece
+            yield record
+            record = b""
+
+
 def history(run: Any) -> list[dict[str, Any]]:
     """All that was logged, in order, without wandb's own figures."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     run.finish()
     (file,) = Path(run.dir).parent.glob("*.wandb")
-    store, rows = DataStore(), []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
+    end = time.monotonic() + 60
+    while True:  # what `finish` does not wait for: another process writes the file
+        found = [Record.FromString(text) for text in records(file)]
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            break
+        assert time.monotonic() < end, "the run's file has no end"
+        time.sleep(0.05)
+    rows = []
+    for record in found:
         if record.WhichOneof("record_type") == "history":
             items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             rows.append({name: json.loads(text) for name, text in items.items() if not name.startswith("_")})
