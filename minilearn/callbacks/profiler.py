@@ -23,7 +23,7 @@ class Profiler(Callback):
     fit ends earlier, whatever ended it, in `cleanup_fit`, with the batches that there were. For a table of where a
     batch's time goes see `Learner.profile`.
 
-    A batch that is traced takes up to several times as long; any other costs less than a µs on a CPU. It only looks
+    A batch that is traced takes up to several times as long; any other costs 1 µs on a CPU. It only looks
     on, so a compiled step stays whole.
 
     Args:

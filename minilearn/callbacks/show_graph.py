@@ -29,7 +29,7 @@ class ShowGraph(Callback):
     `learn.no_logging()`, and where the Learner has a `logger` of its own, nothing is drawn; `figure` gives the picture
     in any case, to be saved.
 
-    A batch costs less than a µs on a CPU. A picture takes about a tenth of a second and waits for the device. It only
+    A batch costs 2 µs on a CPU. A picture takes about a tenth of a second and waits for the device. It only
     looks on, so a compiled step stays whole.
     """
 
