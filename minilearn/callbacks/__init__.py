@@ -2,6 +2,7 @@
 
 from minilearn.callbacks.average import EMA, WeightAverage
 from minilearn.callbacks.collect import CollectData, CollectDataCallback
+from minilearn.callbacks.csv_log import CSVLogger
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.epochs import ShortEpoch, ShortEpochCallback, SkipToEpoch
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
@@ -9,16 +10,21 @@ from minilearn.callbacks.mixup import CutMix, Mixing, MixUp
 from minilearn.callbacks.modes import BnFreeze, MCDropout, MCDropoutCallback, ModelReset, ModelResetter, set_bn_eval
 from minilearn.callbacks.nan import TerminateOnNaN, TerminateOnNaNCallback
 from minilearn.callbacks.profile import Profile, Share, profile_fit
+from minilearn.callbacks.profiler import Profiler
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
 from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
+from minilearn.callbacks.show_graph import ShowGraph, ShowGraphCallback
 from minilearn.callbacks.swa import SWA
+from minilearn.callbacks.tensorboard import TensorBoard, TensorBoardCallback
 from minilearn.callbacks.train_eval import TrainEval, TrainEvalCallback
+from minilearn.callbacks.wandb import Wandb, WandbCallback
 
 __all__ = [
     "EMA",
     "SWA",
     "BnFreeze",
+    "CSVLogger",
     "CollectData",
     "CollectDataCallback",
     "CutMix",
@@ -33,17 +39,24 @@ __all__ = [
     "ModelResetter",
     "ParamScheduler",
     "Profile",
+    "Profiler",
     "ProgressCallback",
     "Recorder",
     "Share",
     "ShortEpoch",
     "ShortEpochCallback",
+    "ShowGraph",
+    "ShowGraphCallback",
     "SkipToEpoch",
+    "TensorBoard",
+    "TensorBoardCallback",
     "TerminateOnNaN",
     "TerminateOnNaNCallback",
     "TorchScheduler",
     "TrainEval",
     "TrainEvalCallback",
+    "Wandb",
+    "WandbCallback",
     "WeightAverage",
     "find_lr",
     "profile_fit",
