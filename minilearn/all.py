@@ -39,8 +39,15 @@ from minilearn.callback import (
     CancelValidException,
 )
 from minilearn.callbacks import (
+    AMPMode,
+    Cast,
+    ChannelsLast,
+    ChannelsLastCallback,
     DevicePlacement,
+    GradientAccumulation,
+    GradientClip,
     LRFinder,
+    MixedPrecision,
     ParamScheduler,
     ProgressCallback,
     Recorder,
@@ -118,6 +125,7 @@ if _collects:
     gc.enable()
 
 __all__ = [
+    "AMPMode",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -133,11 +141,16 @@ __all__ = [
     "CancelStepException",
     "CancelTrainException",
     "CancelValidException",
+    "Cast",
+    "ChannelsLast",
+    "ChannelsLastCallback",
     "DataError",
     "DataLoader",
     "DataLoaders",
     "DevicePlacement",
     "F",
+    "GradientAccumulation",
+    "GradientClip",
     "Image",
     "IntToFloat",
     "L",
@@ -148,6 +161,7 @@ __all__ = [
     "Lion",
     "Lookahead",
     "Metric",
+    "MixedPrecision",
     "Muon",
     "NAdam",
     "Normalize",

@@ -13,9 +13,10 @@ from minilearn.callback import Callbacks, CancelEpochException, CancelFitExcepti
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
+from minilearn.conversions import ConvertibleLoop
 from minilearn.data.loaders import DataLoaders
 from minilearn.errors import describe, in_range, whole
-from minilearn.fits import Moms, ScheduledFits, check_moms
+from minilearn.fits import Moms, check_moms
 from minilearn.layered import Splitter, trainable_params
 from minilearn.loop import OF_A_BATCH, OF_A_PART
 from minilearn.managed import callbacks_of
@@ -27,7 +28,7 @@ from minilearn.step import CompiledSteps
 DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, ProgressCallback)
 
 
-class Learner(ScheduledFits):
+class Learner(ConvertibleLoop):
     """A model, the data it learns from, a loss, an optimizer and metrics; `fit` trains it.
 
     Args:
@@ -104,8 +105,7 @@ class Learner(ScheduledFits):
         self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, check_moms(moms)
         self.metrics = as_metrics(metrics)
         self.path = Path(path) if path is not None else self.dls.path
-        self.model_dir = Path(model_dir)
-        self.logger, self.show_bar = print, True
+        self.model_dir, self.logger, self.show_bar = Path(model_dir), print, True
         self.compiled = CompiledSteps(compile) if check_mode(compile) else None
         given = callbacks_of(cbs)
         if default_cbs:
