@@ -7,14 +7,7 @@ import json
 import math
 import sys
 
-import fastai
 import torch
-from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.training import GradientAccumulation, GradientClip
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.learner import Learner
-from fastai.optimizer import SGD
 from torch import nn
 
 EPOCHS, LR, MOM = 2, 0.1, 0.9
@@ -27,6 +20,11 @@ def numbers(*shape, start):
 
 
 def weights(rows, bs, cbs):
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+    from fastai.learner import Learner
+    from fastai.optimizer import SGD
+
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     with torch.no_grad():
         for i, p in enumerate(model.parameters()):
@@ -40,15 +38,24 @@ def weights(rows, bs, cbs):
     return [round(w, 9) for p in model.parameters() for w in p.detach().flatten().tolist()]
 
 
-figures = {
-    "plain": weights(24, 4, []),
-    "clip": weights(24, 4, [GradientClip(0.1)]),
-    "clip_inf": weights(24, 4, [GradientClip(0.05, norm_type=math.inf)]),
-    "accumulate_8": weights(24, 4, [GradientAccumulation(8)]),
-    "accumulate_8_and_clip": weights(24, 4, [GradientAccumulation(8), GradientClip(0.1)]),
-    "accumulate_8_in_batches_of_3": weights(27, 3, [GradientAccumulation(8)]),
-    "accumulate_8_of_20_rows": weights(20, 4, [GradientAccumulation(8)]),
-    "bf16_on_a_cpu": weights(24, 4, [MixedPrecision("bf16")]),
-}
-json.dump({"fastai": fastai.__version__, "weights": figures}, sys.stdout)
-print()
+def record():
+    import fastai
+    from fastai.callback.fp16 import MixedPrecision
+    from fastai.callback.training import GradientAccumulation, GradientClip
+
+    figures = {
+        "plain": weights(24, 4, []),
+        "clip": weights(24, 4, [GradientClip(0.1)]),
+        "clip_inf": weights(24, 4, [GradientClip(0.05, norm_type=math.inf)]),
+        "accumulate_8": weights(24, 4, [GradientAccumulation(8)]),
+        "accumulate_8_and_clip": weights(24, 4, [GradientAccumulation(8), GradientClip(0.1)]),
+        "accumulate_8_in_batches_of_3": weights(27, 3, [GradientAccumulation(8)]),
+        "accumulate_8_of_20_rows": weights(20, 4, [GradientAccumulation(8)]),
+        "bf16_on_a_cpu": weights(24, 4, [MixedPrecision("bf16")]),
+    }
+    return {"fastai": fastai.__version__, "weights": figures}
+
+
+if __name__ == "__main__":
+    json.dump(record(), sys.stdout)
+    print()
