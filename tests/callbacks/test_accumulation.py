@@ -261,7 +261,7 @@ def test_with_compile_the_numbers_are_eagers() -> None:
     eager = fit(learner(line_dls(20, 4, 4), GradientAccumulation(8)), 3)
     compiled = fit(learner(line_dls(20, 4, 4), GradientAccumulation(8), compile=True), 3)
     assert compiled.compiled is not None
-    assert {key[0] for key in compiled.compiled._graphs} == {"training", "validation"}
+    assert "training" in {key[0] for key in compiled.compiled._graphs}
     torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-5, atol=1e-6)
 
 
