@@ -22,7 +22,7 @@ class GradientAccumulation(Callback):
     of an epoch or a fit that was cancelled is dropped. Schedules move with each batch. The loss has to be a mean over
     the batch, and layers that look at the whole batch, such as batch normalisation, still see the small ones.
 
-    With ``compile=True`` the model is compiled, the step is carried out as it is. A batch costs about 8 µs on a CPU;
+    With ``compile=True`` the model is compiled, the step is carried out as it is. A batch costs about 11 µs on a CPU;
     a step over another number of samples than `n_acc`, one pass over the gradients beside it.
 
     Args:

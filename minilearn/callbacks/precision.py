@@ -43,7 +43,7 @@ class MixedPrecision(Callback):
 
     With ``compile=True`` the model is compiled under autocast, the rest of the step is carried out as it is.
 
-    A batch costs about 12 µs on a CPU; with float16, a pass over the gradients beside it.
+    A batch costs about 11 µs on a CPU; with float16 115 µs for 20 small parameters, and a pass over the gradients.
 
     Args:
         amp_mode: "bf16", "fp16", an `AMPMode`, or one of torch's dtypes; by default bfloat16 where the device computes
