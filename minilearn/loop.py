@@ -104,8 +104,8 @@ class Loop:
             self._needs_closure = needs_closure(self.opt)
             self._batches("training loader")
         except CancelTrainException:
-            self.opt.zero_grad()  # those of a batch that was cut short
             self.event("after_cancel_train")
+            self.opt.zero_grad()  # those of a batch that was cut short
         self.event("after_train")
 
     def _validate(self, dl: Any) -> None:

@@ -1,7 +1,8 @@
 """Tensors in nested tuples, lists and dicts: moving, sizing, showing them; and numbers that are read late."""
 
+import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,32 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         entries = {key: to_device(part, device) for key, part in value.items()}
         return value if all(entries[key] is value[key] for key in entries) else entries
+    return value
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with `function` of every tensor in it, in containers of the same classes; itself where all stay.
+
+    >>> map_tensors(torch.neg, (torch.ones(1), {"x": torch.zeros(1, dtype=torch.int64)}))
+    (tensor([-1.]), {'x': tensor([0])})
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        parts = [map_tensors(function, part) for part in value]
+        if all(new is old for new, old in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, Mapping):
+        entries = {key: map_tensors(function, part) for key, part in value.items()}
+        if all(entries[key] is value[key] for key in entries):
+            return value
+        if not isinstance(value, MutableMapping):
+            return entries
+        out = copy.copy(value)  # of its own class, as what Hugging Face's models give
+        for key, part in entries.items():
+            out[key] = part
+        return out
     return value
 
 

@@ -1,14 +1,19 @@
 """Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
 
+from minilearn.callbacks.accumulation import GradientAccumulation
 from minilearn.callbacks.average import EMA, WeightAverage
+from minilearn.callbacks.cast import Cast
 from minilearn.callbacks.collect import CollectData, CollectDataCallback
 from minilearn.callbacks.csv_log import CSVLogger
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.epochs import ShortEpoch, ShortEpochCallback, SkipToEpoch
+from minilearn.callbacks.gradient_clip import GradientClip
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
+from minilearn.callbacks.memory_format import ChannelsLast, ChannelsLastCallback
 from minilearn.callbacks.mixup import CutMix, Mixing, MixUp
 from minilearn.callbacks.modes import BnFreeze, MCDropout, MCDropoutCallback, ModelReset, ModelResetter, set_bn_eval
 from minilearn.callbacks.nan import TerminateOnNaN, TerminateOnNaNCallback
+from minilearn.callbacks.precision import AMPMode, MixedPrecision
 from minilearn.callbacks.profile import Profile, Share, profile_fit
 from minilearn.callbacks.profiler import Profiler
 from minilearn.callbacks.progress import ProgressCallback
@@ -23,17 +28,24 @@ from minilearn.callbacks.wandb import Wandb, WandbCallback
 __all__ = [
     "EMA",
     "SWA",
+    "AMPMode",
     "BnFreeze",
     "CSVLogger",
+    "Cast",
+    "ChannelsLast",
+    "ChannelsLastCallback",
     "CollectData",
     "CollectDataCallback",
     "CutMix",
     "DevicePlacement",
+    "GradientAccumulation",
+    "GradientClip",
     "LRFinder",
     "LRSearch",
     "MCDropout",
     "MCDropoutCallback",
     "MixUp",
+    "MixedPrecision",
     "Mixing",
     "ModelReset",
     "ModelResetter",
