@@ -40,6 +40,10 @@ from minilearn.callback import (
 )
 from minilearn.callbacks import (
     DevicePlacement,
+    FetchPreds,
+    FetchPredsCallback,
+    GatherPreds,
+    GatherPredsCallback,
     LRFinder,
     ParamScheduler,
     ProgressCallback,
@@ -138,6 +142,10 @@ __all__ = [
     "DataLoaders",
     "DevicePlacement",
     "F",
+    "FetchPreds",
+    "FetchPredsCallback",
+    "GatherPreds",
+    "GatherPredsCallback",
     "Image",
     "IntToFloat",
     "L",

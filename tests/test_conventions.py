@@ -16,16 +16,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "compiling",
-    "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
+    "files", "rows", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots", "results",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "fits",
+    "predictions",
     "learner",
     "vision",
     "all",
 ]  # fmt: skip
 ROOM_ORDER = {
-    "data": ["download", "idx", "handwritten", "columns", "loader", "loaders", "transforms", "__init__"],
+    "data": ["download", "idx", "handwritten", "columns", "loader", "order", "loaders", "transforms", "__init__"],
     "optim": [
         "packs",
         "lists",
@@ -45,7 +46,18 @@ ROOM_ORDER = {
         "foreign",
         "__init__",
     ],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "lr_find", "profile", "__init__"],
+    "callbacks": [
+        "train_eval",
+        "device",
+        "recorder",
+        "nan",
+        "progress",
+        "gather_preds",
+        "schedule",
+        "lr_find",
+        "profile",
+        "__init__",
+    ],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

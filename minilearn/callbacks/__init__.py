@@ -1,6 +1,7 @@
 """Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
 
 from minilearn.callbacks.device import DevicePlacement
+from minilearn.callbacks.gather_preds import FetchPreds, FetchPredsCallback, GatherPreds, GatherPredsCallback
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.nan import TerminateOnNaN
 from minilearn.callbacks.profile import Profile, Share, profile_fit
@@ -11,6 +12,10 @@ from minilearn.callbacks.train_eval import TrainEval
 
 __all__ = [
     "DevicePlacement",
+    "FetchPreds",
+    "FetchPredsCallback",
+    "GatherPreds",
+    "GatherPredsCallback",
     "LRFinder",
     "LRSearch",
     "ParamScheduler",
