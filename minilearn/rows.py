@@ -14,6 +14,8 @@ from torch import Tensor
 from minilearn.files import whole_file
 from minilearn.tensors import shape_text
 
+HELD, HELD_BYTES = 16, 1 << 16
+"""How many small parts are copied at once where they may be, and how large a small one is at most."""
 IN_FLIGHT = 8
 """How many batches may be on their way from a GPU: the oldest has long arrived when it is looked at."""
 HEADER_BYTES = 256
@@ -28,11 +30,15 @@ class Column:
 
     def append(self, part: Tensor) -> None:
         """Takes a batch's rows on, (batch, …); a scalar counts as one row."""
-        part = part.detach()
+        if part.requires_grad:
+            part = part.detach()
         if not part.ndim:
             part = part.unsqueeze(0)
+        if part.is_cpu:
+            self._store(part)
+            return
         if not part.is_cuda:
-            self._store(part if part.is_cpu else part.cpu())
+            self._store(part.cpu())
             return
         copy = part.to("cpu", non_blocking=True)  # into pinned memory: valid once the event has passed
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -73,37 +79,60 @@ class InMemory(Column):
         rows: how many will come; None where nobody knows.
         batches: in how many batches; None where nobody knows.
         dim: the axis along which batches are joined; any but 0 needs a second copy.
+        hold: whether parts stay as they are, so that small ones may be copied several at once, later; a model's answers
+            do not where it writes each into the same memory.
     """
 
-    def __init__(self, rows: int | None, batches: int | None, dim: int = 0) -> None:
+    def __init__(self, rows: int | None, batches: int | None, dim: int = 0, *, hold: bool = False) -> None:
         super().__init__()
         self._rows, self._batches, self._dim = rows, batches, dim
+        self._hold, self._holds = hold, False
+        self._held: list[Tensor] = []
         self._blocks: list[Tensor] = []
         self._used: list[int] = []
+        self._size = 0  # of the last block
+        self._last: tuple[torch.Size, torch.dtype] | None = None
         self._ragged = False
 
     def _store(self, part: Tensor) -> None:
-        if self._dim:
+        shape = part.shape
+        if (shape, part.dtype) != self._last:
+            self._look(part)
+        if self._ragged or self._dim:
             self._add(part.clone())
             return
+        start = self._used[-1]
+        stop = start + shape[0]
+        if stop > self._size:
+            self._copy_held()
+            self._room(part, max(shape[0], sum(self._used)))
+            stop = shape[0]
+        self._used[-1] = stop
+        if self._holds:
+            self._held.append(part)
+            if len(self._held) == HELD:
+                self._copy_held()
+        else:
+            self._blocks[-1][stop - shape[0] : stop] = part
+
+    def _copy_held(self) -> None:
+        if self._held:
+            stop = self._used[-1]
+            start = stop - sum([part.shape[0] for part in self._held])
+            torch.cat(self._held, out=self._blocks[-1][start:stop])
+            self._held.clear()
+
+    def _look(self, part: Tensor) -> None:
+        """The first part, or one of another shape than that before it: the ragged last, or rows of other shapes."""
+        self._copy_held()
+        self._last = part.shape, part.dtype
+        if self._dim:
+            return
+        self._holds = self._hold and part.nbytes <= HELD_BYTES
         if not self._blocks:
             self._begin(part)
-        elif not self._fits(part):
-            self._ragged = True
-        if self._ragged:
-            self._add(part.clone())
-            return
-        block, start = self._blocks[-1], self._used[-1]
-        stop = start + len(part)
-        if stop > len(block):
-            block, start = self._room(part, max(len(part), sum(self._used))), 0
-            stop = len(part)
-        block[start:stop] = part
-        self._used[-1] = stop
-
-    def _fits(self, part: Tensor) -> bool:
         block = self._blocks[-1]
-        return part.shape[1:] == block.shape[1:] and part.dtype == block.dtype
+        self._ragged |= part.shape[1:] != block.shape[1:] or part.dtype != block.dtype
 
     def _begin(self, part: Tensor) -> None:
         expected = self._rows if self._rows is not None else len(part) * (self._batches or 1)
@@ -112,18 +141,19 @@ class InMemory(Column):
         except RuntimeError:  # no room for all that may come; perhaps not all does
             self._room(part, len(part))
 
-    def _room(self, part: Tensor, rows: int) -> Tensor:
+    def _room(self, part: Tensor, rows: int) -> None:
         """A block for so many rows; memory is taken up as they are written."""
         block = torch.empty((rows, *part.shape[1:]), dtype=part.dtype)
         self._blocks.append(block)
         self._used.append(0)
-        return block
+        self._size = rows
 
     def _add(self, block: Tensor) -> None:
         self._blocks.append(block)
         self._used.append(len(block))
 
     def _whole(self) -> Any:
+        self._copy_held()
         blocks = [block[:used] for block, used in zip(self._blocks, self._used, strict=True)]
         self._blocks, self._used = [], []
         if self._ragged:
@@ -144,7 +174,7 @@ class InMemory(Column):
     def discard(self) -> None:
         """Lets go of what was gathered so far."""
         super().discard()
-        self._blocks, self._used = [], []
+        self._blocks, self._used, self._held = [], [], []
 
 
 class InFile(Column):

@@ -9,7 +9,7 @@ from torch import Tensor
 from minilearn.callback import Callback, Callbacks
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
-from minilearn.data.loader import length
+from minilearn.data.loader import DataLoader, length
 from minilearn.data.order import row_count
 from minilearn.errors import whole
 from minilearn.losses import activation_of, decodes_of, infer_loss, row_losses
@@ -107,18 +107,20 @@ class GatherPreds(Callback):
         self._loss_func = self._made = None
         rows, batches = row_count(self.dl), length(self.dl)
 
-        def part(path: Path | None = None, stem: str = "") -> Nested:
+        ours = isinstance(self.dl, DataLoader)  # its batches are not written to again
+
+        def part(path: Path | None = None, stem: str = "", hold: bool = False) -> Nested:
             def column(name: str) -> Column:
                 if path is not None:
                     return InFile(npy_path(path, stem, name))
-                return InMemory(rows, batches, self.concat_dim)
+                return InMemory(rows, batches, self.concat_dim, hold=hold)
 
             return Nested(column)
 
         self._parts = {
             "inputs": part(),
             "preds": part(self.save_preds, "preds"),
-            "targets": part(self.save_targs, "targs"),
+            "targets": part(self.save_targs, "targs", hold=ours),
             "decoded": part(),
             "losses": Nested(lambda name: InMemory(rows, batches)),
         }
