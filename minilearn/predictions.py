@@ -134,7 +134,7 @@ class PredictingLoop(ScheduledFits, ABC):
         quiet = [
             cb
             for cb in self.cbs
-            if isinstance(cb, (Recorder, ProgressCallback)) or getattr(cb, "remove_on_fetch", False)
+            if isinstance(cb, (Recorder, ProgressCallback)) or getattr(type(cb), "remove_on_fetch", False)
         ]
         with self.resting(quiet), self.validation_context([*callbacks_of(cbs), gather]):
             if self._running:
@@ -287,11 +287,14 @@ class PredictingLoop(ScheduledFits, ABC):
 
     def build_handlers(self) -> None:
         """Looks up, for each event, the methods of just those callbacks that define it, and are not at rest."""
-        super().build_handlers()
+        everyone = self.cbs
+        everyone.sort(key=lambda cb: cb.order)
         if self._at_rest:
-            for table in self._handlers_of.values():
-                for name, handlers in table.items():
-                    table[name] = [h for h in handlers if not any(h.__self__ is cb for cb in self._at_rest)]
+            self.cbs = [cb for cb in everyone if not any(cb is resting for resting in self._at_rest)]
+        try:
+            super().build_handlers()
+        finally:
+            self.cbs = everyone
 
     # ---- beneath ----
 
