@@ -195,8 +195,6 @@ def validate(setting: Setting) -> Measured:
 
 
 def get_preds(setting: Setting) -> Measured:
-    if not hasattr(Learner, "get_preds"):
-        raise Skip("this Learner has no get_preds")
     (x, y, *_), times = load(), setting.of(5, 3)
 
     def ours() -> Run:

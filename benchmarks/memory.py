@@ -38,6 +38,10 @@ def main(side: str, n: int) -> None:
         with learn.no_logging():
             learn.fit(1, 1e-3)
         assert learn.train_iter == n
+    elif side == "predictions":
+        import predictions
+
+        predictions.saved(n)
     print(json.dumps(own_peak_mb()))
 
 
@@ -61,6 +65,10 @@ def over_epochs(setting: Setting) -> Measured:
 
 def over_batches(setting: Setting) -> Measured:
     return difference(*peaks(Setting(quick=True), ("generator", 1_000_000), ("generator", 1_000)))
+
+
+def over_predictions(setting: Setting) -> Measured:
+    return difference(*peaks(Setting(quick=True), ("predictions", 1_000_000), ("predictions", 10_000)))
 
 
 def beyond_hand(setting: Setting) -> Measured:
@@ -88,6 +96,9 @@ PEAK, IMPORT = "peak memory of a process", "seconds in a fresh process"
 CASES = [
     Case("memory, epochs", "200 epochs", "1 epoch", f"linear, {PEAK}", over_epochs, 5.0, "MB"),
     Case("memory, batches", "1,000,000 batches", "1,000", f"generator, {PEAK}", over_batches, 5.0, "MB", slow=True),
+    Case(
+        "memory, save_preds", "1,000,000 rows", "10,000", f"get_preds, {PEAK}", over_predictions, 5.0, "MB", slow=True
+    ),
     Case("memory, beyond", "Learner.fit", "loop by hand", f"linear, {PEAK}", beyond_hand, 20.0, "MB"),
     Case("import minilearn", "import torch, minilearn", "import torch", IMPORT, import_minilearn, 0.02, "s"),
     Case("import minilearn.all", "import torch, minilearn.all", "import torch", IMPORT, import_all, 0.15, "s"),

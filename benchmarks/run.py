@@ -19,6 +19,7 @@ import memory
 import models
 import optimizers
 import peers
+import predictions
 import table
 import torch
 from harness import HERE, Case, Setting
@@ -30,6 +31,7 @@ CASES: list[Case] = [
     *images.CASES,
     *memory.CASES,
     *growth.CASES,
+    *predictions.CASES,
     *optimizers.CASES,
 ]
 

@@ -1,7 +1,6 @@
 """The Learner: the loop of `minilearn.loop` plus the methods that a person types."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minilearn.callback import Callbacks, CancelEpochException, CancelFitException
+from minilearn.callback import Callbacks
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
@@ -18,7 +17,6 @@ from minilearn.data.loaders import DataLoaders
 from minilearn.errors import describe, in_range, whole
 from minilearn.fits import Moms, check_moms
 from minilearn.layered import Splitter, trainable_params
-from minilearn.loop import OF_A_BATCH, OF_A_PART
 from minilearn.managed import callbacks_of
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam, groups
@@ -153,33 +151,6 @@ class Learner(ConvertibleLoop):
         with self.added_cbs(cbs):
             self._fit(start_epoch)
 
-    def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Callbacks = None) -> list[float | None]:
-        """The loss and the metrics over a loader, without training; the history of the last fit stays.
-
-        Args:
-            ds_idx: the number of the loader in `dls`.
-            dl: a loader to take instead.
-            cbs: callbacks for this validation only.
-        Returns:
-            The loss, then the metrics in their order.
-        Raises:
-            IndexError: there is no loader `ds_idx`.
-            ValueError: the loader is empty.
-        """
-        if not isinstance(ds_idx, int):
-            raise TypeError(
-                f"ds_idx must be a loader's number, got {describe(ds_idx)}: validate(dl=...) takes a loader"
-            )
-        self._take_stock()
-        dl = self.dls[ds_idx] if dl is None else dl
-        recorder = self.recorder
-        with self.added_cbs(cbs):
-            if self._running:
-                return self._validate_aside(dl)
-            with self._cleaned_up(fitting=False), suppress(CancelEpochException, CancelFitException):
-                self._validate(dl)
-        return list(recorder.valid_values)
-
     def lr_find(
         self,
         start_lr: float | Sequence[float] = 1e-7,
@@ -195,35 +166,3 @@ class Learner(ConvertibleLoop):
     def profile(self, n_batches: int = 100) -> Profile:
         """Trains on `n_batches` batches, puts everything back, prints and gives where the time went (`profile_fit`)."""
         return profile_fit(self, n_batches)
-
-    def _validate_aside(self, dl: Any) -> list[float | None]:
-        """Validates at the word of a callback, in a fit that goes on afterwards as if nothing had been."""
-        names = (*OF_A_BATCH, *OF_A_PART, "training")
-        kept = {name: self.__dict__[name] for name in names if name in self.__dict__}
-        modes = [(module, module.training) for module in self.model.modules()]
-        try:
-            with self.recorder.set_aside():
-                self._validate(dl)
-                return list(self.recorder.valid_values)
-        finally:
-            self._forget(*names)
-            self.__dict__.update(kept)
-            for module, mode in modes:
-                module.training = mode
-            self.build_handlers()
-
-    def _take_stock(self) -> None:
-        """Takes `dls` and `metrics` as they were set since, in the forms that the constructor takes too."""
-        self.dls, self.metrics = DataLoaders.of(self.dls), as_metrics(self.metrics)
-
-    @property
-    def recorder(self) -> Recorder:
-        """The Recorder: the history of the last fit.
-
-        Raises:
-            ValueError: there is none, as the Learner was made with `default_cbs=False` or it was removed.
-        """
-        for cb in self.cbs:
-            if isinstance(cb, Recorder):
-                return cb
-        raise ValueError("this Learner has no Recorder: add one, learn.add_cb(Recorder())")

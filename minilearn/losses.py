@@ -1,11 +1,14 @@
 """Losses: the lessons' own, and the one that follows from a batch."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minilearn.errors import same_shape
 from minilearn.tensors import shape_text
@@ -104,3 +107,135 @@ def infer_loss(pred: Any, yb: tuple[Any, ...]) -> tuple[Loss, str]:
         " (batch, classes) against int64 (batch,) (cross-entropy), or floats against floats of the same shape"
         " (mean squared error). Give Learner(..., loss_func=...)."
     )
+
+
+def activation_of(loss_func: Any) -> Callable[[Any], Any]:
+    """What makes of a model's output what the loss takes it for: probabilities, for most losses over classes.
+
+    That is the loss's own `activation`; for torch's cross-entropy the softmax over axis 1, the classes; for binary
+    cross-entropy of logits the sigmoid; for others nothing.
+
+    >>> activation_of(F.cross_entropy)(torch.zeros(1, 4))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    own = _own(loss_func, "activation")
+    if own is not None:
+        return own
+    if _is_one_of(loss_func, (F.cross_entropy, nn.CrossEntropyLoss)):
+        return partial(F.softmax, dim=1)
+    return torch.sigmoid if _is_one_of(loss_func, OF_LOGITS) else _same
+
+
+def decodes_of(loss_func: Any) -> Callable[[Any], Any]:
+    """What makes of what `activation_of` gives an answer in the form of the targets.
+
+    That is the loss's own `decodes`; for torch's losses over classes the likeliest along axis 1; for binary
+    cross-entropy whether it is above 0.5; for others nothing.
+
+    >>> decodes_of(F.cross_entropy)(torch.tensor([[0.1, 0.7, 0.2]]))
+    tensor([1])
+    """
+    own = _own(loss_func, "decodes")
+    if own is not None:
+        return own
+    if _is_one_of(loss_func, (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)):
+        return partial(torch.argmax, dim=1)
+    return _above_half if _is_one_of(loss_func, (*OF_LOGITS, F.binary_cross_entropy, nn.BCELoss)) else _same
+
+
+OF_LOGITS = (
+    mnist_loss,
+    flat_binary_cross_entropy,
+    F.binary_cross_entropy_with_logits,
+    nn.BCEWithLogitsLoss,
+    F.multilabel_soft_margin_loss,
+    nn.MultiLabelSoftMarginLoss,
+)
+"""Losses that take the sigmoid of the predictions."""
+
+
+def _same(pred: Any) -> Any:
+    return pred
+
+
+def _above_half(pred: Tensor) -> Tensor:
+    return pred > 0.5
+
+
+def _own(loss_func: Any, name: str) -> Callable[[Any], Any] | None:
+    found = getattr(_plain(loss_func), name, None)
+    return found if callable(found) else None
+
+
+def _plain(loss_func: Any) -> Any:
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    return loss_func
+
+
+def _is_one_of(loss_func: Any, losses: tuple[Any, ...]) -> bool:
+    plain = _plain(loss_func)
+    return any(plain is loss or (isinstance(loss, type) and isinstance(plain, loss)) for loss in losses)
+
+
+@contextmanager
+def not_reduced(loss_func: Loss) -> Iterator[Loss]:
+    """`loss_func` without the mean over its elements, for the length of a ``with`` block.
+
+    A loss with an attribute `reduction`, as torch's modules have it, has it set to "none" meanwhile; one with an
+    argument of that name, as torch's functions have it, gets it. Any other is called for each row alone, as a batch of
+    one, which takes time.
+
+    >>> with not_reduced(F.l1_loss) as losses:
+    ...     losses(torch.zeros(2), torch.tensor([1.0, 3.0]))
+    tensor([1., 3.])
+    """
+    plain = _plain(loss_func)
+    if hasattr(plain, "reduction"):
+        before, plain.reduction = plain.reduction, "none"
+        try:
+            yield loss_func
+        finally:
+            plain.reduction = before
+    else:
+        yield partial(loss_func, reduction="none") if _takes_reduction(plain) else partial(_row_by_row, loss_func)
+
+
+def _takes_reduction(function: Any) -> bool:
+    try:
+        return "reduction" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # built in, without a signature
+        return False
+
+
+def _row_by_row(loss_func: Loss, pred: Any, *targets: Any) -> Tensor:
+    if not all(isinstance(part, Tensor) and part.ndim for part in (pred, *targets)):
+        seen = shape_text((pred, *targets))
+        raise ValueError(
+            f"the loss of each row is asked for, of {seen}, but loss_func has no `reduction`, and only tensors can be"
+            " cut into rows: give it an argument reduction='mean', which may be 'none' for a value for each row"
+        )
+    return torch.stack([loss_func(*(part[i : i + 1] for part in (pred, *targets))) for i in range(len(pred))])
+
+
+def row_losses(loss_func: Loss, pred: Any, yb: tuple[Any, ...], rows: int) -> Tensor:
+    """The loss of each row of a batch: the mean over what `not_reduced` gives for it.
+
+    Args:
+        loss_func: any loss; see `not_reduced`.
+        pred: the model's output.
+        yb: the targets.
+        rows: how many rows the batch has.
+    Returns:
+        Float (rows,), on the loss's device.
+    Raises:
+        ValueError: the losses are not for the rows: there is no whole number of them for each.
+    """
+    with not_reduced(loss_func) as losses_of:
+        losses = losses_of(pred, *yb)
+    if losses.numel() % rows or not losses.numel():
+        raise ValueError(
+            f"the loss of each row is asked for, but without its mean loss_func gives {shape_text(losses)} for {rows}"
+            " rows"
+        )
+    return losses.reshape(rows) if losses.numel() == rows else losses.reshape(rows, -1).mean(1)

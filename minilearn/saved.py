@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from minilearn.errors import describe, did_you_mean, warn
 from minilearn.files import FileError
-from minilearn.fits import ScheduledFits
+from minilearn.predictions import PredictingLoop
 from minilearn.states import flatten_state, unflatten_state
 from minilearn.tensor_files import read_tensors, write_tensors
 from minilearn.tensors import existing_device
@@ -130,7 +130,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | 
         raise FileError(f"{path} is no saved model: {error}") from error
 
 
-class SavedLoop(ScheduledFits):
+class SavedLoop(PredictingLoop):
     """A Learner's model and optimizer, saved to files and loaded from them."""
 
     path: Path

@@ -16,16 +16,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "compiling", "batches",
-    "files", "states", "tensor_files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
+    "files", "rows", "states", "tensor_files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots", "results",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
-    "fits", "saved", "conversions",
+    "fits", "predictions", "saved", "conversions",
     "learner",
     "vision",
     "all",
 ]  # fmt: skip
 ROOM_ORDER = {
-    "data": ["download", "idx", "handwritten", "columns", "loader", "loaders", "transforms", "__init__"],
+    "data": ["download", "idx", "handwritten", "columns", "loader", "order", "loaders", "transforms", "__init__"],
     "optim": [
         "packs",
         "lists",
@@ -51,6 +51,7 @@ ROOM_ORDER = {
         "recorder",
         "nan",
         "progress",
+        "gather_preds",
         "schedule",
         "lr_find",
         "profile",

@@ -7,6 +7,7 @@ from minilearn.callbacks.collect import CollectData, CollectDataCallback
 from minilearn.callbacks.csv_log import CSVLogger
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.epochs import ShortEpoch, ShortEpochCallback, SkipToEpoch
+from minilearn.callbacks.gather_preds import FetchPreds, FetchPredsCallback, GatherPreds, GatherPredsCallback
 from minilearn.callbacks.gradient_clip import GradientClip
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.memory_format import ChannelsLast, ChannelsLastCallback
@@ -38,6 +39,10 @@ __all__ = [
     "CollectDataCallback",
     "CutMix",
     "DevicePlacement",
+    "FetchPreds",
+    "FetchPredsCallback",
+    "GatherPreds",
+    "GatherPredsCallback",
     "GradientAccumulation",
     "GradientClip",
     "LRFinder",

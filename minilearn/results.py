@@ -1,0 +1,150 @@
+"""A look at predictions: rows with what they are and what was answered, as pictures or as a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from minilearn.plots import plot_images
+from minilearn.tensors import leaves, shape_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LEAST_SIDE = 8
+"""Images have at least so many pixels a side; what is smaller is numbers, to be read."""
+
+
+def plot_results(
+    inputs: Any,
+    targets: Any,
+    answers: Any,
+    *,
+    max_n: int = 9,
+    vocab: Sequence[str] | None = None,
+    columns: int = 3,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Rows with their targets and answers: pictures where the input is images, else a table of text.
+
+    Images are (batch, height, width), (batch, channels, height, width) with 1 or 3 channels, or (batch, height ·
+    width) of square ones, at least 8 pixels a side. A wrong answer is marked where target and answer are whole numbers
+    or truth values.
+
+    Args:
+        inputs: a batch's input, a tensor or anything nested.
+        targets: the targets, or None.
+        answers: the answers in the form of the targets, on the CPU.
+        max_n: how many rows at most.
+        vocab: names of the classes.
+        columns: images a row of the picture.
+        ax: where to draw; by default a new figure.
+    Returns:
+        The axes.
+    """
+    answer_texts = _texts(answers, max_n, vocab)
+    n = len(answer_texts)
+    target_texts = _texts(targets, n, vocab) if targets is not None else []
+    wrong = _wrong(targets, answers, n)
+    images = as_images(inputs)
+    if images is None:
+        rows = zip(_texts(inputs, n), target_texts or [""] * n, answer_texts, strict=False)
+        return _table([list(row) for row in rows], wrong, ax)
+    titles = [f"{target} → {answer}" for target, answer in zip(target_texts, answer_texts, strict=False)]
+    if ax is None:
+        from matplotlib import pyplot
+
+        size = 2.0 * min(columns, n), 2.2 * math.ceil(n / columns)
+        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
+    plot_images(images[:n], titles or answer_texts, wrong=wrong, columns=min(columns, n), ax=ax)
+    return ax
+
+
+def as_images(inputs: Any) -> Tensor | None:
+    """A batch's input as images, (batch, height, width) or (batch, height, width, 3) in [0, 1]; None for no images."""
+    while isinstance(inputs, (tuple, list)) and len(inputs) == 1:
+        inputs = inputs[0]
+    if not isinstance(inputs, Tensor) or inputs.ndim not in (2, 3, 4) or inputs.is_complex():
+        return None
+    images = inputs.detach().cpu().float()
+    if images.ndim == 2:
+        side = math.isqrt(images.shape[1])
+        images = images.reshape(-1, side, side) if side * side == images.shape[1] else images[:, None]
+    if images.ndim == 4:
+        if images.shape[1] not in (1, 3):
+            return None
+        images = images[:, 0] if images.shape[1] == 1 else _in_unit(images).movedim(1, -1)
+    sides = images.shape[1:3]
+    return images if min(sides) >= LEAST_SIDE else None
+
+
+def _in_unit(images: Tensor) -> Tensor:
+    """Each image's colours from 0 to 1, whatever they were normalised to."""
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)
+
+
+def _texts(values: Any, n: int, vocab: Sequence[str] | None = None) -> list[str]:
+    """A text for each of the first `n` rows."""
+    if isinstance(values, Mapping):
+        named = {key: _texts(part, n, vocab) for key, part in values.items()}
+        return [
+            ", ".join(f"{key}: {text}" for key, text in zip(named, row, strict=True))
+            for row in zip(*named.values(), strict=False)
+        ]
+    if isinstance(values, tuple):
+        return [", ".join(row) for row in zip(*(_texts(part, n, vocab) for part in values), strict=False)]
+    if isinstance(values, list):
+        if any(isinstance(part, Tensor) and len(values) < n and part.ndim for part in values):
+            return _texts(tuple(values), n, vocab)
+        return [_short(value) for value in values[:n]]
+    if not isinstance(values, Tensor) or not values.ndim:
+        return [_short(values)] * n
+    rows = values.detach()[:n].cpu()
+    return [_row_text(row, vocab) for row in rows]
+
+
+def _row_text(row: Tensor, vocab: Sequence[str] | None) -> str:
+    if row.numel() == 1:
+        value = row.item()
+        return str(vocab[int(value)]) if vocab is not None and isinstance(value, int) else _short(value)
+    if row.ndim == 1:
+        shown = ", ".join(_short(value) for value in row[:6].tolist())
+        return f"{shown}, …" if len(row) > 6 else shown
+    return shape_text(row)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _wrong(targets: Any, answers: Any, n: int) -> list[bool]:
+    """Whether each answer is another than the target, where that can be said."""
+    pair = [leaves(part) for part in (targets, answers)]
+    if [len(part) for part in pair] != [1, 1] or not all(isinstance(part[0], Tensor) for part in pair):
+        return []
+    target, answer = pair[0][0][:n].cpu(), pair[1][0][:n].cpu()
+    if answer.is_floating_point() or answer.numel() != target.numel():
+        return []
+    differs: list[bool] = (answer.reshape(target.shape) != target).reshape(len(target), -1).any(1).tolist()
+    return differs
+
+
+def _table(rows: list[list[str]], wrong: Sequence[bool], ax: "Axes | None") -> "Axes":
+    from matplotlib import pyplot
+
+    if ax is None:
+        ax = pyplot.subplots(figsize=(6, 0.5 + 0.3 * len(rows)), layout="constrained")[1]
+    ax.set_axis_off()
+    table = ax.table(rows, colLabels=["input", "target", "prediction"], loc="center", cellLoc="left")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    for i, marked in enumerate(wrong):
+        if marked:
+            table[i + 1, 2].get_text().set_color("#D55E00")
+    for cell in table.get_celld().values():
+        cell.set_edgecolor("#DDDDDD")
+    return ax
