@@ -191,12 +191,38 @@ def test_rmse_in_a_partial_is_still_the_root_of_the_whole_mean() -> None:
     assert metric.value == pytest.approx(rmse(pred, target).item(), rel=1e-6)
 
 
-def test_collection_of_torchmetrics_is_refused_with_what_to_do() -> None:
-    collection = torchmetrics.MetricCollection([torchmetrics.MeanSquaredError()])
-    with pytest.raises(
-        TypeError, match="metrics must be a metric or a list of them, got an object of MetricCollection"
-    ):
-        as_metrics(collection)
+def test_collection_of_torchmetrics_is_a_column_for_each() -> None:
+    collection = torchmetrics.MetricCollection([torchmetrics.MeanSquaredError(), torchmetrics.MeanAbsoluteError()])
+    pred, target = torch.randn(10), torch.randn(10)
+    for given in (collection, [collection]):
+        metrics = as_metrics(given)
+        assert [metric.name for metric in metrics] == ["MeanSquaredError", "MeanAbsoluteError"]
+        for metric in metrics:
+            metric.reset()
+            for rows in (slice(0, 7), slice(7, 10)):
+                metric.accumulate(batch(pred[rows], target[rows]))
+        assert metrics[0].value == pytest.approx(mse(pred, target).item(), rel=1e-6)
+        assert metrics[1].value == pytest.approx(mae(pred, target).item(), rel=1e-6)
+
+
+def test_collection_that_was_used_before_counts_each_row_once() -> None:
+    f1, precision = (
+        kind(num_classes=3, average="macro")
+        for kind in (torchmetrics.classification.MulticlassF1Score, torchmetrics.classification.MulticlassPrecision)
+    )
+    collection = torchmetrics.MetricCollection([f1, precision])
+    pred, target = torch.randn(10, 3), torch.randint(0, 3, (10,))
+    collection.update(pred, target)
+    expected = {name: float(value) for name, value in collection.compute().items()}
+    for metric in as_metrics(collection):
+        metric.reset()
+        metric.accumulate(batch(pred, target))
+        assert metric.value == pytest.approx(expected[metric.name])
+
+
+def test_dict_of_metrics_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a metric must be a function .* got \{'mse'"):
+        as_metrics({"mse": mse})
 
 
 def test_torchmetrics_object_that_gives_several_numbers_is_named() -> None:
