@@ -1,14 +1,46 @@
-"""Losses: the lessons' own, and the one that follows from a batch."""
+"""Losses: the lessons' own, fastai's, the one that follows from a batch, and how a loss's predictions are read."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from minilearn.class_losses import DiceLoss, FocalLoss, LabelSmoothingCrossEntropy
 from minilearn.errors import same_shape
+from minilearn.flat_losses import (
+    BaseLoss,
+    BCELossFlat,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLossFlat,
+    L1LossFlat,
+    LabelSmoothingCrossEntropyFlat,
+    MSELossFlat,
+)
 from minilearn.tensors import shape_text
+
+__all__ = [
+    "BCELossFlat",
+    "BCEWithLogitsLossFlat",
+    "BaseLoss",
+    "CrossEntropyLossFlat",
+    "DiceLoss",
+    "FocalLoss",
+    "FocalLossFlat",
+    "L1LossFlat",
+    "LabelSmoothingCrossEntropy",
+    "LabelSmoothingCrossEntropyFlat",
+    "MSELossFlat",
+    "activation_of",
+    "decodes_of",
+    "flat_binary_cross_entropy",
+    "flat_mse",
+    "infer_loss",
+    "mnist_loss",
+]
 
 Loss = Callable[..., Tensor]
 
@@ -104,3 +136,67 @@ def infer_loss(pred: Any, yb: tuple[Any, ...]) -> tuple[Loss, str]:
         " (batch, classes) against int64 (batch,) (cross-entropy), or floats against floats of the same shape"
         " (mean squared error). Give Learner(..., loss_func=...)."
     )
+
+
+def activation_of(loss_func: Callable[..., Any] | None) -> Callable[[Tensor], Tensor]:
+    """What makes a model's output readable under a loss: probabilities where it takes logits.
+
+    Args:
+        loss_func: a loss, or a partial of one; None where there is none yet.
+    Returns:
+        The loss's own `activation`; for torch's cross-entropy a softmax over axis 1; for binary cross-entropy with
+        logits and `mnist_loss` a sigmoid; else a function that changes nothing.
+    """
+    loss = _unwrapped(loss_func)
+    if callable(own := getattr(loss, "activation", None)):
+        return own  # type: ignore[no-any-return]
+    if _is_cross_entropy(loss):
+        return _softmax
+    return torch.sigmoid if _is_binary(loss) else _unchanged
+
+
+def decodes_of(loss_func: Callable[..., Any] | None) -> Callable[[Tensor], Tensor]:
+    """What makes answers of what `activation_of` gave, in the form of targets: the class, or whether it is above 0.5.
+
+    Args:
+        loss_func: a loss, or a partial of one; None where there is none yet.
+    Returns:
+        The loss's own `decodes`, or what goes with the activation.
+    """
+    loss = _unwrapped(loss_func)
+    if callable(own := getattr(loss, "decodes", None)):
+        return own  # type: ignore[no-any-return]
+    if _is_cross_entropy(loss):
+        return _largest
+    return _likely if _is_binary(loss) else _unchanged
+
+
+def _unwrapped(loss_func: Any) -> Any:
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    return loss_func
+
+
+def _is_cross_entropy(loss: Any) -> bool:
+    return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
+
+
+def _is_binary(loss: Any) -> bool:
+    known = (F.binary_cross_entropy_with_logits, flat_binary_cross_entropy, mnist_loss)
+    return loss in known or isinstance(loss, nn.BCEWithLogitsLoss)
+
+
+def _softmax(x: Tensor) -> Tensor:
+    return x.softmax(1 if x.ndim > 1 else 0)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.argmax(1 if x.ndim > 1 else 0)
+
+
+def _likely(x: Tensor) -> Tensor:
+    return x > 0.5
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "compiling", "operators",
-    "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
+    "files", "data", "class_losses", "flat_losses", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "fits",
