@@ -1,5 +1,7 @@
 """Metrics: each against its definition, and averages that count every row the same."""
 
+import copy
+import math
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +21,17 @@ from minilearn.metrics import (
     AvgLoss,
     AvgMetric,
     AvgSmoothLoss,
+    LossMetrics,
     Metric,
+    Perplexity,
+    ValueMetric,
     accuracy,
     as_metrics,
     batch_accuracy,
     error_rate,
     mae,
     mse,
+    perplexity,
     rmse,
 )
 
@@ -232,3 +238,59 @@ def test_torchmetrics_object_that_gives_several_numbers_is_named() -> None:
     metric.accumulate(batch(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
     with pytest.raises(ValueError, match=r"metric 'MulticlassAccuracy' must give one number, got shape \(3,\)"):
         metric.value  # noqa: B018
+
+
+def test_perplexity_is_the_exponential_of_the_whole_average() -> None:
+    (metric,) = as_metrics(perplexity)
+    metric.accumulate(batch(torch.zeros(3), torch.zeros(3), loss=1.0))
+    metric.accumulate(batch(torch.zeros(1), torch.zeros(1), loss=2.0))
+    assert metric.value == pytest.approx(math.exp(1.25))
+
+
+def test_perplexity_of_a_huge_loss_is_infinite() -> None:
+    metric = Perplexity()
+    metric.accumulate(batch(torch.zeros(1), torch.zeros(1), loss=1e4))
+    assert metric.value == math.inf
+
+
+class TwoParts(nn.Module):
+    """A loss that leaves its two parts on itself."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        self.near, self.far = (pred - target).abs().mean(), (pred - target).square().mean()
+        return self.near + self.far
+
+
+def test_parts_of_the_loss_are_columns_that_add_up() -> None:
+    dls = line_dls(valid_rows=7)
+    learn = Learner(dls, nn.Linear(3, 1), TwoParts(), metrics=LossMetrics("near,far", "l1,l2"))
+    with learn.no_logging():
+        learn.fit(1)
+    assert learn.recorder.metric_names[2:-1] == ["valid_loss", "l1", "l2"]
+    _, loss, near, far = learn.recorder.values[0]
+    assert near + far == pytest.approx(loss, rel=1e-6)  # type: ignore[operator]
+
+
+def test_parts_of_the_loss_need_as_many_headings() -> None:
+    with pytest.raises(ValueError, match="nms must have a name for each of attrs, 2, got 1"):
+        LossMetrics("near,far", "l1")
+
+
+def test_value_of_somebody_elses_is_read_at_the_end() -> None:
+    figures = iter([0.5, None])
+    (metric,) = as_metrics(ValueMetric(lambda: next(figures), "share"))
+    metric.reset()
+    metric.accumulate(batch(torch.zeros(1), torch.zeros(1)))
+    assert (metric.name, metric.value, metric.value) == ("share", 0.5, None)
+
+
+def test_three_of_one_name_are_numbered() -> None:
+    assert [metric.name for metric in as_metrics([mse, mse, mse])] == ["mse", "mse_2", "mse_3"]
+
+
+def test_copy_of_an_average_has_sums_of_its_own() -> None:
+    metric = AvgMetric(mse)
+    metric.accumulate(batch(torch.zeros(2), torch.ones(2)))
+    twin = copy.deepcopy(metric)
+    twin.accumulate(batch(torch.zeros(2), torch.zeros(2)))
+    assert (metric.value, twin.value) == (1.0, 0.5)
