@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minilearn.errors import same_shape, shapes_message
-from minilearn.losses import flat_binary_cross_entropy, flat_mse, mnist_loss
+from minilearn.losses import (
+    BaseLoss,
+    CrossEntropyLossFlat,
+    DiceLoss,
+    FocalLoss,
+    FocalLossFlat,
+    LabelSmoothingCrossEntropy,
+    LabelSmoothingCrossEntropyFlat,
+    flat_binary_cross_entropy,
+    flat_mse,
+    mnist_loss,
+)
 from minilearn.tensors import batch_size, shape_text
 
 ELEMENTWISE = (
@@ -28,11 +39,23 @@ ELEMENTWISE = (
     nn.KLDivLoss,
 )
 """torch's losses that compare element by element and would broadcast."""
-OVER_CLASSES = (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)
-"""torch's losses that take class indices as targets."""
+OVER_CLASSES = (
+    F.cross_entropy,
+    F.nll_loss,
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    CrossEntropyLossFlat,
+    DiceLoss,
+    FocalLoss,
+    FocalLossFlat,
+    LabelSmoothingCrossEntropy,
+    LabelSmoothingCrossEntropyFlat,
+)
+"""Losses that take class indices as targets."""
 ZERO_OR_ONE = (mnist_loss, flat_binary_cross_entropy)
 """Losses that take 0 and 1 as targets and make something of other numbers all the same."""
-RESHAPING = (flat_binary_cross_entropy, flat_mse)
+RESHAPING = (flat_binary_cross_entropy, flat_mse, BaseLoss)
+"""Losses that flatten what they are given, and look at the shapes themselves."""
 
 
 def check_inputs(loss_func: Callable[..., Any], pred: Any, yb: tuple[Any, ...]) -> None:
@@ -149,7 +172,7 @@ def _class_problem(loss_func: Callable[..., Any] | None, pred: Tensor, target: T
     """What is wrong with the class indices in `target`; empty where nothing is."""
     if target.is_floating_point() or target.dtype == torch.bool or pred.ndim < 2 or not target.numel():
         return ""
-    if pred.ndim == 2 and target.shape == (pred.shape[0], 1):
+    if pred.ndim == 2 and target.shape == (pred.shape[0], 1) and not isinstance(loss_func, BaseLoss):
         return (
             f"predictions are {tuple(pred.shape)} but targets are {tuple(target.shape)}:"
             " class indices have no last axis. Use targets.squeeze(1)."
@@ -157,7 +180,10 @@ def _class_problem(loss_func: Callable[..., Any] | None, pred: Tensor, target: T
     counted = target[target != _ignored(loss_func)]
     if not counted.numel():
         return ""
-    low, high, classes = int(counted.min()), int(counted.max()), pred.shape[1]
+    axis = loss_func.axis if isinstance(loss_func, (BaseLoss, DiceLoss)) else 1
+    if not -pred.ndim <= axis < pred.ndim:
+        return ""  # the loss says so itself
+    low, high, classes = int(counted.min()), int(counted.max()), pred.shape[axis]
     if low >= 0 and high < classes:
         return ""
     return (
@@ -169,7 +195,7 @@ def _class_problem(loss_func: Callable[..., Any] | None, pred: Tensor, target: T
 def _ignored(loss_func: Callable[..., Any] | None) -> int:
     if isinstance(loss_func, partial):
         return int(loss_func.keywords.get("ignore_index", -100))
-    return int(getattr(loss_func, "ignore_index", -100))
+    return int(getattr(loss_func.func if isinstance(loss_func, BaseLoss) else loss_func, "ignore_index", -100))
 
 
 def _is_one_of(loss_func: Callable[..., Any], losses: tuple[Any, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Losses: the lessons' own, and the one that follows from a batch."""
+"""Losses: the lessons' own, fastai's, the one that follows from a batch, and how a loss's predictions are read."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -10,8 +10,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilearn.class_losses import DiceLoss, FocalLoss, LabelSmoothingCrossEntropy
 from minilearn.errors import same_shape
+from minilearn.flat_losses import (
+    BaseLoss,
+    BCELossFlat,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLossFlat,
+    L1LossFlat,
+    LabelSmoothingCrossEntropyFlat,
+    MSELossFlat,
+)
 from minilearn.tensors import shape_text
+
+__all__ = [
+    "BCELossFlat",
+    "BCEWithLogitsLossFlat",
+    "BaseLoss",
+    "CrossEntropyLossFlat",
+    "DiceLoss",
+    "FocalLoss",
+    "FocalLossFlat",
+    "L1LossFlat",
+    "LabelSmoothingCrossEntropy",
+    "LabelSmoothingCrossEntropyFlat",
+    "MSELossFlat",
+    "activation_of",
+    "decodes_of",
+    "flat_binary_cross_entropy",
+    "flat_mse",
+    "infer_loss",
+    "mnist_loss",
+    "not_reduced",
+    "row_losses",
+]
 
 Loss = Callable[..., Tensor]
 
@@ -109,73 +142,77 @@ def infer_loss(pred: Any, yb: tuple[Any, ...]) -> tuple[Loss, str]:
     )
 
 
-def activation_of(loss_func: Any) -> Callable[[Any], Any]:
-    """What makes of a model's output what the loss takes it for: probabilities, for most losses over classes.
+def activation_of(loss_func: Callable[..., Any] | None) -> Callable[[Tensor], Tensor]:
+    """What makes a model's output readable under a loss: probabilities where it takes logits.
 
-    That is the loss's own `activation`; for torch's cross-entropy the softmax over axis 1, the classes; for binary
-    cross-entropy of logits the sigmoid; for others nothing.
-
-    >>> activation_of(F.cross_entropy)(torch.zeros(1, 4))
-    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    Args:
+        loss_func: a loss, or a partial of one; None where there is none yet.
+    Returns:
+        The loss's own `activation`; for torch's cross-entropy a softmax over axis 1; for binary cross-entropy with
+        logits and `mnist_loss` a sigmoid; else a function that changes nothing.
     """
-    own = _own(loss_func, "activation")
-    if own is not None:
-        return own
-    if _is_one_of(loss_func, (F.cross_entropy, nn.CrossEntropyLoss)):
-        return partial(F.softmax, dim=1)
-    return torch.sigmoid if _is_one_of(loss_func, OF_LOGITS) else _same
+    loss = _unwrapped(loss_func)
+    if callable(own := getattr(loss, "activation", None)):
+        return own  # type: ignore[no-any-return]
+    if _is_cross_entropy(loss):
+        return _softmax
+    return torch.sigmoid if _is_binary(loss) else _unchanged
 
 
-def decodes_of(loss_func: Any) -> Callable[[Any], Any]:
-    """What makes of what `activation_of` gives an answer in the form of the targets.
+def decodes_of(loss_func: Callable[..., Any] | None) -> Callable[[Tensor], Tensor]:
+    """What makes answers of what `activation_of` gave, in the form of targets: the class, or whether it is above 0.5.
 
-    That is the loss's own `decodes`; for torch's losses over classes the likeliest along axis 1; for binary
-    cross-entropy whether it is above 0.5; for others nothing.
-
-    >>> decodes_of(F.cross_entropy)(torch.tensor([[0.1, 0.7, 0.2]]))
-    tensor([1])
+    Args:
+        loss_func: a loss, or a partial of one; None where there is none yet.
+    Returns:
+        The loss's own `decodes`, or what goes with the activation.
     """
-    own = _own(loss_func, "decodes")
-    if own is not None:
-        return own
-    if _is_one_of(loss_func, (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)):
-        return partial(torch.argmax, dim=1)
-    return _above_half if _is_one_of(loss_func, (*OF_LOGITS, F.binary_cross_entropy, nn.BCELoss)) else _same
+    loss = _unwrapped(loss_func)
+    if callable(own := getattr(loss, "decodes", None)):
+        return own  # type: ignore[no-any-return]
+    if _is_cross_entropy(loss) or loss is F.nll_loss or isinstance(loss, nn.NLLLoss):
+        return _largest
+    shares = loss is F.binary_cross_entropy or isinstance(loss, nn.BCELoss)
+    return _likely if shares or _is_binary(loss) else _unchanged
+
+
+def _unwrapped(loss_func: Any) -> Any:
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    return loss_func
+
+
+def _is_cross_entropy(loss: Any) -> bool:
+    return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
+
+
+def _is_binary(loss: Any) -> bool:
+    return loss in OF_LOGITS or isinstance(loss, (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss))
 
 
 OF_LOGITS = (
     mnist_loss,
     flat_binary_cross_entropy,
     F.binary_cross_entropy_with_logits,
-    nn.BCEWithLogitsLoss,
     F.multilabel_soft_margin_loss,
-    nn.MultiLabelSoftMarginLoss,
 )
-"""Losses that take the sigmoid of the predictions."""
+"""Functions that take the sigmoid of the predictions."""
 
 
-def _same(pred: Any) -> Any:
-    return pred
+def _softmax(x: Tensor) -> Tensor:
+    return x.softmax(1 if x.ndim > 1 else 0)
 
 
-def _above_half(pred: Tensor) -> Tensor:
-    return pred > 0.5
+def _largest(x: Tensor) -> Tensor:
+    return x.argmax(1 if x.ndim > 1 else 0)
 
 
-def _own(loss_func: Any, name: str) -> Callable[[Any], Any] | None:
-    found = getattr(_plain(loss_func), name, None)
-    return found if callable(found) else None
+def _likely(x: Tensor) -> Tensor:
+    return x > 0.5
 
 
-def _plain(loss_func: Any) -> Any:
-    while isinstance(loss_func, partial):
-        loss_func = loss_func.func
-    return loss_func
-
-
-def _is_one_of(loss_func: Any, losses: tuple[Any, ...]) -> bool:
-    plain = _plain(loss_func)
-    return any(plain is loss or (isinstance(loss, type) and isinstance(plain, loss)) for loss in losses)
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 @contextmanager
@@ -190,7 +227,7 @@ def not_reduced(loss_func: Loss) -> Iterator[Loss]:
     ...     losses(torch.zeros(2), torch.tensor([1.0, 3.0]))
     tensor([1., 3.])
     """
-    plain = _plain(loss_func)
+    plain = _unwrapped(loss_func)
     if hasattr(plain, "reduction"):
         before, plain.reduction = plain.reduction, "none"
         try:

@@ -15,8 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
-    "errors", "tensors", "compiling", "batches",
-    "files", "rows", "states", "tensor_files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots", "results",
+    "errors", "tensors", "compiling", "operators", "batches",
+    "files", "rows", "states", "tensor_files", "data", "class_losses", "flat_losses", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots", "results",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "fits", "predictions", "saved", "conversions",
@@ -25,6 +25,18 @@ ROOMS = [
     "all",
 ]  # fmt: skip
 ROOM_ORDER = {
+    "metrics": [
+        "functions",
+        "streaming",
+        "accumulated",
+        "torch_metric",
+        "factory",
+        "classes",
+        "labels",
+        "regression",
+        "given",
+        "__init__",
+    ],
     "data": ["download", "idx", "handwritten", "columns", "loader", "order", "loaders", "transforms", "__init__"],
     "optim": [
         "packs",

@@ -1,11 +1,23 @@
 """Losses: the lessons' own against its definition, and the one that follows from a batch."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from minilearn.losses import flat_binary_cross_entropy, flat_mse, infer_loss, mnist_loss
+from minilearn.losses import (
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    activation_of,
+    decodes_of,
+    flat_binary_cross_entropy,
+    flat_mse,
+    infer_loss,
+    mnist_loss,
+)
 
 
 def test_mnist_loss_is_the_lessons() -> None:
@@ -85,3 +97,42 @@ def test_flat_losses_are_torchs_on_a_column() -> None:
 def test_flat_losses_refuse_other_shapes(loss: object) -> None:
     with pytest.raises(ValueError, match=r"predictions are \(6, 1\) but targets are \(5,\)"):
         loss(ONE, torch.zeros(5))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.cross_entropy,
+        nn.CrossEntropyLoss(),
+        partial(F.cross_entropy, label_smoothing=0.1),
+        CrossEntropyLossFlat(axis=1),
+    ],
+)
+def test_cross_entropys_predictions_are_read_by_softmax_and_the_largest(loss: Any) -> None:
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(activation_of(loss)(x), x.softmax(1))
+    assert torch.equal(decodes_of(loss)(x.softmax(1)), x.argmax(1))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.binary_cross_entropy_with_logits,
+        nn.BCEWithLogitsLoss(),
+        mnist_loss,
+        flat_binary_cross_entropy,
+        partial(partial(mnist_loss)),
+        partial(BCEWithLogitsLossFlat()),
+    ],
+)
+def test_binary_losses_predictions_are_read_by_sigmoid_and_a_half(loss: Any) -> None:
+    x = torch.tensor([-1.0, 0.0, 0.1])
+    assert torch.equal(activation_of(loss)(x), x.sigmoid())
+    assert decodes_of(loss)(x.sigmoid()).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("loss", [None, F.mse_loss, flat_mse, nn.L1Loss(), lambda pred, target: pred.mean()])
+def test_other_losses_predictions_are_read_as_they_are(loss: Any) -> None:
+    x = torch.randn(3)
+    assert activation_of(loss)(x) is x
+    assert decodes_of(loss)(x) is x

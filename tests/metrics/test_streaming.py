@@ -1,5 +1,7 @@
 """Metrics: each against its definition, and averages that count every row the same."""
 
+import copy
+import math
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +21,17 @@ from minilearn.metrics import (
     AvgLoss,
     AvgMetric,
     AvgSmoothLoss,
+    LossMetrics,
     Metric,
+    Perplexity,
+    ValueMetric,
     accuracy,
     as_metrics,
     batch_accuracy,
     error_rate,
     mae,
     mse,
+    perplexity,
     rmse,
 )
 
@@ -191,12 +197,38 @@ def test_rmse_in_a_partial_is_still_the_root_of_the_whole_mean() -> None:
     assert metric.value == pytest.approx(rmse(pred, target).item(), rel=1e-6)
 
 
-def test_collection_of_torchmetrics_is_refused_with_what_to_do() -> None:
-    collection = torchmetrics.MetricCollection([torchmetrics.MeanSquaredError()])
-    with pytest.raises(
-        TypeError, match="metrics must be a metric or a list of them, got an object of MetricCollection"
-    ):
-        as_metrics(collection)
+def test_collection_of_torchmetrics_is_a_column_for_each() -> None:
+    collection = torchmetrics.MetricCollection([torchmetrics.MeanSquaredError(), torchmetrics.MeanAbsoluteError()])
+    pred, target = torch.randn(10), torch.randn(10)
+    for given in (collection, [collection]):
+        metrics = as_metrics(given)
+        assert [metric.name for metric in metrics] == ["MeanSquaredError", "MeanAbsoluteError"]
+        for metric in metrics:
+            metric.reset()
+            for rows in (slice(0, 7), slice(7, 10)):
+                metric.accumulate(batch(pred[rows], target[rows]))
+        assert metrics[0].value == pytest.approx(mse(pred, target).item(), rel=1e-6)
+        assert metrics[1].value == pytest.approx(mae(pred, target).item(), rel=1e-6)
+
+
+def test_collection_that_was_used_before_counts_each_row_once() -> None:
+    f1, precision = (
+        kind(num_classes=3, average="macro")
+        for kind in (torchmetrics.classification.MulticlassF1Score, torchmetrics.classification.MulticlassPrecision)
+    )
+    collection = torchmetrics.MetricCollection([f1, precision])
+    pred, target = torch.randn(10, 3), torch.randint(0, 3, (10,))
+    collection.update(pred, target)
+    expected = {name: float(value) for name, value in collection.compute().items()}
+    for metric in as_metrics(collection):
+        metric.reset()
+        metric.accumulate(batch(pred, target))
+        assert metric.value == pytest.approx(expected[metric.name])
+
+
+def test_dict_of_metrics_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a metric must be a function .* got \{'mse'"):
+        as_metrics({"mse": mse})
 
 
 def test_torchmetrics_object_that_gives_several_numbers_is_named() -> None:
@@ -224,3 +256,59 @@ def test_metric_may_have_its_name_as_a_property() -> None:
     assert [metric.name for metric in metrics] == ["gap", "gap_2", "NamedInFastaisManner"]
     assert [metric.name for metric in as_metrics(metrics)] == ["gap", "gap_2", "NamedInFastaisManner"]
     assert all(isinstance(metric, NamedInFastaisManner) for metric in metrics)
+
+
+def test_perplexity_is_the_exponential_of_the_whole_average() -> None:
+    (metric,) = as_metrics(perplexity)
+    metric.accumulate(batch(torch.zeros(3), torch.zeros(3), loss=1.0))
+    metric.accumulate(batch(torch.zeros(1), torch.zeros(1), loss=2.0))
+    assert metric.value == pytest.approx(math.exp(1.25))
+
+
+def test_perplexity_of_a_huge_loss_is_infinite() -> None:
+    metric = Perplexity()
+    metric.accumulate(batch(torch.zeros(1), torch.zeros(1), loss=1e4))
+    assert metric.value == math.inf
+
+
+class TwoParts(nn.Module):
+    """A loss that leaves its two parts on itself."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        self.near, self.far = (pred - target).abs().mean(), (pred - target).square().mean()
+        return self.near + self.far
+
+
+def test_parts_of_the_loss_are_columns_that_add_up() -> None:
+    dls = line_dls(valid_rows=7)
+    learn = Learner(dls, nn.Linear(3, 1), TwoParts(), metrics=LossMetrics("near,far", "l1,l2"))
+    with learn.no_logging():
+        learn.fit(1)
+    assert learn.recorder.metric_names[2:-1] == ["valid_loss", "l1", "l2"]
+    _, loss, near, far = learn.recorder.values[0]
+    assert near + far == pytest.approx(loss, rel=1e-6)  # type: ignore[operator]
+
+
+def test_parts_of_the_loss_need_as_many_headings() -> None:
+    with pytest.raises(ValueError, match="nms must have a name for each of attrs, 2, got 1"):
+        LossMetrics("near,far", "l1")
+
+
+def test_value_of_somebody_elses_is_read_at_the_end() -> None:
+    figures = iter([0.5, None])
+    (metric,) = as_metrics(ValueMetric(lambda: next(figures), "share"))
+    metric.reset()
+    metric.accumulate(batch(torch.zeros(1), torch.zeros(1)))
+    assert (metric.name, metric.value, metric.value) == ("share", 0.5, None)
+
+
+def test_three_of_one_name_are_numbered() -> None:
+    assert [metric.name for metric in as_metrics([mse, mse, mse])] == ["mse", "mse_2", "mse_3"]
+
+
+def test_copy_of_an_average_has_sums_of_its_own() -> None:
+    metric = AvgMetric(mse)
+    metric.accumulate(batch(torch.zeros(2), torch.ones(2)))
+    twin = copy.deepcopy(metric)
+    twin.accumulate(batch(torch.zeros(2), torch.zeros(2)))
+    assert (metric.value, twin.value) == (1.0, 0.5)

@@ -1,0 +1,287 @@
+"""Metrics that are averages, added up over batches without waiting for the device."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from minilearn.errors import in_range
+from minilearn.tensors import LateScalars, batch_size, shape_text
+
+
+class Batch(Protocol):
+    """What a metric reads of the loop: a Learner, or anything else that has these."""
+
+    @property
+    def pred(self) -> Any:
+        """The model's output."""
+
+    @property
+    def xb(self) -> Any:
+        """The inputs."""
+
+    @property
+    def yb(self) -> tuple[Any, ...]:
+        """The targets."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The batch's loss."""
+
+
+class Metric:
+    """A number that is accumulated over batches: `reset`, `accumulate` for each batch, then `value`.
+
+    Subclass it for a metric that is no average of a function over rows; set `name` for its column's heading.
+    """
+
+    name: str = ""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Metric":
+        """A copy with sums of its own; `func` stays the same, as a callback's method would take its Learner along."""
+        func = self.__dict__.get("func")
+        memo[id(func)] = func
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def reset(self) -> None:
+        """Forgets what was accumulated."""
+        raise NotImplementedError
+
+    def accumulate(self, learn: Batch) -> None:
+        """Takes a batch on: `learn.pred`, `learn.yb`, `learn.loss`."""
+        raise NotImplementedError
+
+    @property
+    def value(self) -> float | None:
+        """The metric over all that was accumulated; None where there was nothing."""
+        raise NotImplementedError
+
+
+def unwrapped(func: Any) -> Any:
+    """The function that partials are made of."""
+    while isinstance(func, partial):
+        func = func.func
+    return func
+
+
+def function_name(func: Any) -> str:
+    """A readable name of a metric: its own, the wrapped function's, or its class's; without a leading underscore.
+
+    >>> def _ratio(pred, target): ...
+    >>> function_name(partial(_ratio))
+    'ratio'
+    """
+    plain = unwrapped(func)
+    name = str(getattr(plain, "__name__", None) or type(plain).__name__).lstrip("_")
+    return "lambda" if name == "<lambda>" else name or "metric"
+
+
+def single_target(who: str, batch: Batch) -> Tensor:
+    """The batch's target, where it is one tensor that meets one tensor of predictions.
+
+    Raises:
+        ValueError: it is not.
+    """
+    pred, yb = batch.pred, batch.yb
+    if isinstance(pred, Tensor) and len(yb) == 1 and isinstance(yb[0], Tensor):
+        return yb[0]
+    raise ValueError(f"{who}: needs one tensor of predictions and one of targets, got {shape_text((pred, yb))}")
+
+
+class AvgMetric(Metric):
+    """The average of `func(pred, target)` over the rows: each batch counts by its size, so a ragged one counts right.
+
+    Args:
+        func: gives a scalar for a batch, the mean over its rows.
+        name: the column's heading; by default the function's name.
+    """
+
+    def __init__(self, func: Callable[..., Any], name: str | None = None) -> None:
+        self.name = name or function_name(func)
+        plain = unwrapped(func)
+        self.func: Callable[..., Any] = getattr(plain, "mean_of", func)
+        self._finish: Callable[[float], float] = getattr(plain, "then", float)
+        self._late = LateScalars(self._add)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was accumulated."""
+        self._late.clear()
+        self._total, self._count = 0.0, 0
+
+    def accumulate(self, learn: Batch) -> None:
+        """Takes a batch on; nothing is read from the device."""
+        self._append(self._of(learn), batch_size(learn.yb or learn.xb))
+
+    @property
+    def value(self) -> float | None:
+        """The average over all rows; None where there were none. Waits for the device."""
+        self._late.read()
+        return self._finish(self._total / self._count) if self._count else None
+
+    def _of(self, learn: Batch) -> Any:
+        return self.func(learn.pred, *learn.yb)
+
+    def _append(self, value: Any, size: int) -> None:
+        if not isinstance(value, Tensor):
+            value = torch.as_tensor(value, dtype=torch.float64)
+        elif value.ndim:
+            raise ValueError(f"metric '{self.name}' must give one number a batch, got shape {tuple(value.shape)}")
+        self._late.append(value, size)
+
+    def _add(self, value: float, size: int) -> None:
+        self._total += value * size
+        self._count += size
+
+
+class AvgLoss(AvgMetric):
+    """The average of the loss over the rows, each batch counting by its size."""
+
+    def __init__(self) -> None:
+        super().__init__(float, name="loss")
+        self._finish = float
+
+    def _of(self, learn: Batch) -> Tensor:
+        return learn.loss
+
+
+class AvgSmoothLoss(Metric):
+    """The moving average of the training loss: each batch enters with weight ``1 - beta``, debiased.
+
+    ``s ← beta·s + (1 - beta)·loss``, ``value = s / (1 - beta^count)``.
+
+    Args:
+        beta: how much of the average stays, in [0, 1).
+    """
+
+    name = "loss"
+
+    def __init__(self, beta: float = 0.98) -> None:
+        self.beta = in_range("beta", beta, 0, 1)
+        self._late = LateScalars(self.update)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was accumulated."""
+        self._late.clear()
+        self.count, self._average = 0, 0.0
+
+    def accumulate(self, learn: Batch) -> None:
+        """Takes a batch's loss on; nothing is read from the device."""
+        self._late.append(learn.loss)
+
+    def state_dict(self) -> dict[str, float]:
+        """What is needed to go on. Waits for the device."""
+        self._late.read()
+        return {"count": self.count, "average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from what `state_dict` gave."""
+        self._late.clear()
+        self.count, self._average = int(state["count"]), state["average"]
+
+    def update(self, loss: float, _: object = None) -> None:
+        """Takes on a loss that has been read already."""
+        self.count += 1
+        self._average = self.beta * self._average + (1 - self.beta) * loss
+
+    @property
+    def value(self) -> float | None:
+        """The average so far; None before the first batch. Waits for the device."""
+        self._late.read()
+        return self._average / (1 - self.beta**self.count) if self.count else None
+
+
+class Perplexity(AvgLoss):
+    """The exponential of the average loss over the rows; of a cross-entropy it is the perplexity of a language model.
+
+    As in fastai it is the loss of whatever `loss_func` is, and each batch counts by its rows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self._finish = "perplexity", _exp
+
+
+perplexity = Perplexity
+"""fastai's name: given to a Learner, the class is made anew there, so that two Learners share no sums."""
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:  # where torch says inf
+        return math.inf
+
+
+class LossMetric(AvgMetric):
+    """The average over the rows of a part of the loss, which the loss function leaves on itself as an attribute.
+
+    Args:
+        attr: the name of the attribute of `learn.loss_func`: a scalar, set anew in each batch.
+        nm: the column's heading; by default `attr`.
+    Raises:
+        ValueError: in the first batch, where the loss function has no such attribute.
+    """
+
+    def __init__(self, attr: str, nm: str | None = None) -> None:
+        super().__init__(float, name=nm or attr)
+        self.attr, self._finish = attr, float
+
+    def _of(self, learn: Any) -> Any:
+        loss_func = unwrapped(learn.loss_func)
+        if not hasattr(loss_func, self.attr):
+            raise ValueError(
+                f"LossMetric: the loss function, {function_name(loss_func)}, has no attribute '{self.attr}':"
+                f" it must set self.{self.attr} in each batch"
+            )
+        return getattr(loss_func, self.attr)
+
+
+def LossMetrics(attrs: str | Sequence[str], nms: str | Sequence[str] | None = None) -> list[Metric]:
+    """A `LossMetric` for each of several attributes of the loss function.
+
+    Args:
+        attrs: names, a list or one text with commas.
+        nms: the columns' headings, as many; by default the names.
+    Raises:
+        ValueError: there are not as many headings as names.
+
+    >>> [metric.name for metric in LossMetrics("content,style")]
+    ['content', 'style']
+    """
+    names = attrs.split(",") if isinstance(attrs, str) else list(attrs)
+    headings = names if nms is None else nms.split(",") if isinstance(nms, str) else list(nms)
+    if len(headings) != len(names):
+        raise ValueError(f"nms must have a name for each of attrs, {len(names)}, got {len(headings)}")
+    return [LossMetric(attr, heading) for attr, heading in zip(names, headings, strict=True)]
+
+
+class ValueMetric(Metric):
+    """A figure that somebody else works out, a callback for example, read when the epoch's row is written.
+
+    Args:
+        func: called without arguments, gives the number, or None where there is none.
+        metric_name: the column's heading; by default the function's name.
+    """
+
+    def __init__(self, func: Callable[[], Any], metric_name: str | None = None) -> None:
+        self.func, self.name = func, metric_name or function_name(func)
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+    def accumulate(self, learn: Batch) -> None:
+        """Nothing is taken from a batch."""
+
+    @property
+    def value(self) -> float | None:
+        """What `func` says now."""
+        value = self.func()
+        return None if value is None else float(value)
