@@ -46,7 +46,20 @@ ROOM_ORDER = {
         "foreign",
         "__init__",
     ],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "lr_find", "profile", "__init__"],
+    "callbacks": [
+        "train_eval",
+        "device",
+        "recorder",
+        "nan",
+        "progress",
+        "schedule",
+        "lr_find",
+        "profile",
+        "tracker",
+        "plateau",
+        "save_model",
+        "__init__",
+    ],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

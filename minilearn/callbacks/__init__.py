@@ -3,23 +3,32 @@
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.nan import TerminateOnNaN
+from minilearn.callbacks.plateau import ReduceLROnPlateau
 from minilearn.callbacks.profile import Profile, Share, profile_fit
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
+from minilearn.callbacks.save_model import SaveModel, SaveModelCallback
 from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
+from minilearn.callbacks.tracker import EarlyStopping, EarlyStoppingCallback, TrackerCallback
 from minilearn.callbacks.train_eval import TrainEval
 
 __all__ = [
     "DevicePlacement",
+    "EarlyStopping",
+    "EarlyStoppingCallback",
     "LRFinder",
     "LRSearch",
     "ParamScheduler",
     "Profile",
     "ProgressCallback",
     "Recorder",
+    "ReduceLROnPlateau",
+    "SaveModel",
+    "SaveModelCallback",
     "Share",
     "TerminateOnNaN",
     "TorchScheduler",
+    "TrackerCallback",
     "TrainEval",
     "find_lr",
     "profile_fit",
