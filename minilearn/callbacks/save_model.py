@@ -18,7 +18,7 @@ class SaveModel(TrackerCallback):
     an error or Ctrl-C has ended keeps its last weights, and the best are in the file. `last_saved_path` is the file
     last written, None where no epoch was better: then the last weights stay, and a line says so.
 
-    A file costs what writing it does: 0.1 s or so for 100 MB, once an epoch; a batch costs nothing.
+    A file of 100 MB takes 0.4 s of a CPU core, mostly for its SHA-256, beside the disk's time; a batch costs nothing.
 
     Args:
         monitor: as in `TrackerCallback`, as are `comp`, `min_delta` and `reset_on_fit`.

@@ -102,8 +102,9 @@ def main() -> None:
                             **found,
                         }
                     )
-    text = {"fastai": fastai.__version__, "sequences": SEQUENCES, "cases": cases}
-    Path(__file__).with_name("trackers.json").write_text(json.dumps(text, indent=1) + "\n")
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    head = f'{{"fastai": "{fastai.__version__}",\n"sequences": {json.dumps(SEQUENCES)},\n"cases": [\n'
+    Path(__file__).with_name("trackers.json").write_text(f"{head}{lines}\n]}}\n")
 
 
 if __name__ == "__main__":
