@@ -14,15 +14,18 @@ from minilearn.callbacks.memory_format import ChannelsLast, ChannelsLastCallback
 from minilearn.callbacks.mixup import CutMix, Mixing, MixUp
 from minilearn.callbacks.modes import BnFreeze, MCDropout, MCDropoutCallback, ModelReset, ModelResetter, set_bn_eval
 from minilearn.callbacks.nan import TerminateOnNaN, TerminateOnNaNCallback
+from minilearn.callbacks.plateau import ReduceLROnPlateau
 from minilearn.callbacks.precision import AMPMode, MixedPrecision
 from minilearn.callbacks.profile import Profile, Share, profile_fit
 from minilearn.callbacks.profiler import Profiler
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
+from minilearn.callbacks.save_model import SaveModel, SaveModelCallback
 from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
 from minilearn.callbacks.show_graph import ShowGraph, ShowGraphCallback
 from minilearn.callbacks.swa import SWA
 from minilearn.callbacks.tensorboard import TensorBoard, TensorBoardCallback
+from minilearn.callbacks.tracker import EarlyStopping, EarlyStoppingCallback, TrackerCallback
 from minilearn.callbacks.train_eval import TrainEval, TrainEvalCallback
 from minilearn.callbacks.wandb import Wandb, WandbCallback
 
@@ -39,6 +42,8 @@ __all__ = [
     "CollectDataCallback",
     "CutMix",
     "DevicePlacement",
+    "EarlyStopping",
+    "EarlyStoppingCallback",
     "FetchPreds",
     "FetchPredsCallback",
     "GatherPreds",
@@ -59,6 +64,9 @@ __all__ = [
     "Profiler",
     "ProgressCallback",
     "Recorder",
+    "ReduceLROnPlateau",
+    "SaveModel",
+    "SaveModelCallback",
     "Share",
     "ShortEpoch",
     "ShortEpochCallback",
@@ -70,6 +78,7 @@ __all__ = [
     "TerminateOnNaN",
     "TerminateOnNaNCallback",
     "TorchScheduler",
+    "TrackerCallback",
     "TrainEval",
     "TrainEvalCallback",
     "Wandb",
