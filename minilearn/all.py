@@ -39,7 +39,9 @@ from minilearn.callback import (
     CancelValidException,
 )
 from minilearn.callbacks import (
+    ActivationStats,
     DevicePlacement,
+    HookCallback,
     LRFinder,
     ParamScheduler,
     ProgressCallback,
@@ -63,6 +65,17 @@ from minilearn.data import (
     mnist,
     mnist_sample,
     untar_data,
+)
+from minilearn.hooks import (
+    Hook,
+    Hooks,
+    dummy_eval,
+    has_params,
+    hook_output,
+    hook_outputs,
+    model_sizes,
+    num_features_model,
+    total_params,
 )
 from minilearn.layered import trainable_params
 from minilearn.learner import Learner
@@ -118,6 +131,7 @@ if _collects:
     gc.enable()
 
 __all__ = [
+    "ActivationStats",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -138,6 +152,9 @@ __all__ = [
     "DataLoaders",
     "DevicePlacement",
     "F",
+    "Hook",
+    "HookCallback",
+    "Hooks",
     "Image",
     "IntToFloat",
     "L",
@@ -182,16 +199,22 @@ __all__ = [
     "default_device",
     "digits",
     "digits_sample",
+    "dummy_eval",
     "error_rate",
     "first",
+    "has_params",
+    "hook_output",
+    "hook_outputs",
     "mae",
     "minimum",
     "mnist",
     "mnist_loss",
     "mnist_sample",
+    "model_sizes",
     "mse",
     "nn",
     "np",
+    "num_features_model",
     "optim",
     "partial",
     "plot_images",
@@ -212,6 +235,7 @@ __all__ = [
     "to_device",
     "to_np",
     "torch",
+    "total_params",
     "trainable_params",
     "untar_data",
     "valley",

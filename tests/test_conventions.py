@@ -17,8 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors", "tensors", "compiling",
     "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
+    "activation_plots", "hooks",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
+    "summary", "described",
     "fits",
     "learner",
     "vision",
@@ -45,7 +47,19 @@ ROOM_ORDER = {
         "foreign",
         "__init__",
     ],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "lr_find", "profile", "__init__"],
+    "callbacks": [
+        "train_eval",
+        "device",
+        "recorder",
+        "nan",
+        "progress",
+        "schedule",
+        "lr_find",
+        "profile",
+        "hook",
+        "activation_stats",
+        "__init__",
+    ],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

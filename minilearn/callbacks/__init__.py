@@ -1,6 +1,8 @@
 """Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
 
+from minilearn.callbacks.activation_stats import ActivationStats
 from minilearn.callbacks.device import DevicePlacement
+from minilearn.callbacks.hook import HookCallback
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.nan import TerminateOnNaN
 from minilearn.callbacks.profile import Profile, Share, profile_fit
@@ -10,7 +12,9 @@ from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
 from minilearn.callbacks.train_eval import TrainEval
 
 __all__ = [
+    "ActivationStats",
     "DevicePlacement",
+    "HookCallback",
     "LRFinder",
     "LRSearch",
     "ParamScheduler",
