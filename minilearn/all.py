@@ -113,6 +113,7 @@ from minilearn.optim import (
 )
 from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, plot_sched, show_image
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
+from minilearn.summary import layer_info
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
 
@@ -205,6 +206,7 @@ __all__ = [
     "has_params",
     "hook_output",
     "hook_outputs",
+    "layer_info",
     "mae",
     "minimum",
     "mnist",

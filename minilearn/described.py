@@ -1,7 +1,8 @@
 """What a Learner tells about itself."""
 
 from minilearn.layered import LayeredLoop
-from minilearn.summary import Summary, summarize
+from minilearn.summary import summarize
+from minilearn.summary_page import Summary
 
 
 class DescribedLoop(LayeredLoop):

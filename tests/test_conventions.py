@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors", "tensors", "compiling",
     "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
-    "activation_plots", "hooks",
+    "activation_plots", "hooks", "summary_page",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "summary", "described",

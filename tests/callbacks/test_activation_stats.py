@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minilearn.callback import Callback, CancelBatchException
 from minilearn.callbacks import ActivationStats, ProgressCallback, activation_stats
+from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.optim import SGD
 
@@ -328,3 +329,43 @@ def test_the_pictures_show_the_figures() -> None:
     ax = cb.plot_hist(0, batch=1)
     assert [bar.get_height() for bar in ax.patches] == cb.stats[1][0]["hist"].tolist()  # type: ignore[attr-defined]
     assert ax.get_title() == "layer 0: Linear, batch 2"
+
+
+FASTAI = {  # of fastai 2.8.12 with torch 2.13.0, for each layer mean, std and near_zero, a figure a batch
+    0: [
+        [-0.0967622, 0.1412483, 0.2092891, 0.1080382, 0.1068259, 0.3182315],
+        [0.6109515, 0.7528923, 0.349595, 0.7364676, 1.4636557, 1.9089028],
+        [0.625, 0.5, 0.375, 0.5, 0.5, 0.5],
+    ],
+    1: [
+        [0.2138121, 0.3787508, 0.2391956, 0.3530863, 0.6765594, 0.9796768],
+        [0.3030226, 0.5387389, 0.3194942, 0.4548393, 0.8337888, 1.20252],
+        [0.625, 0.5, 0.375, 0.5, 0.5, 0.5],
+    ],
+    2: [
+        [-1.1580689, -3.01896, -2.3300977, 0.1689069, 2.5056677, 7.6562476],
+        [0.0341716, 0.3322077, 1.1757268, 0.3716659, 0.3146921, 0.1876677],
+        [1.0, 1.0, 1.0, 0.5, 0.0, 0.0],
+    ],
+}
+FASTAI_HIST = [17.8354053, 6.8023949, 8.1886892, 5.8861041, 3.8712010, 3.4657359, 4.2766662, 1.0986123, 0.6931472]
+"""Of its `hist` of the middle layer, the sum over batches of each of the first bins."""
+
+
+def test_figures_are_those_of_fastai() -> None:
+    x = torch.linspace(-2, 2, 24 * 3).reshape(24, 3).sin()
+    y = x @ torch.tensor([[1.0], [2.0], [3.0]])
+    model = net()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.linspace(-0.5, 0.6, p.numel()).reshape(p.shape))
+    dls = DataLoaders.from_tensors(x, y, x[:4], y[:4], bs=4, shuffle=False, device="cpu")
+    cb = ActivationStats(with_hist=True, modules=list(model), near_zero=(-math.inf, 0.05))
+    learn = Learner(dls, model, F.mse_loss, SGD, cbs=cb)
+    learn.logger = lambda text: None
+    learn.fit(1, 0.05, wd=0)
+    for layer, figures in FASTAI.items():
+        for ours, theirs in zip(cb.layer_stats(layer), figures, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)
+    assert cb.hist(1).sum(1)[:9].tolist() == pytest.approx(FASTAI_HIST, rel=1e-4)
+    assert cb.hist(1).shape == (40, 6)
