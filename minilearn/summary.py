@@ -102,6 +102,8 @@ def _all_called(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         if any(hasattr(module, "_orig_mod") for module in model.modules()):  # of torch.compile; its import takes long
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message="Using `torch.compile")  # beside torch's counter
         yield
 
 

@@ -297,7 +297,13 @@ def test_after_an_error_everything_is_as_before() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about itself
 def test_a_compiled_model_is_seen_as_it_is_written() -> None:
     model = torch.compile(nn.Sequential(nn.Linear(3, 2)))
-    assert row(learner(model), "_orig_mod.0").output == (4, 2)  # type: ignore[arg-type]
+    found = learner(model).summary()  # type: ignore[arg-type]
+    assert [(row.path, row.output, row.calls) for row in found.rows] == [
+        ("", (4, 2), 1),
+        ("_orig_mod", (4, 2), 1),
+        ("_orig_mod.0", (4, 2), 1),
+    ]
+    assert found.multiply_adds == 6
 
 
 def test_a_loader_that_can_be_run_through_once_is_left_alone() -> None:
