@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from minilearn.callback import CancelException
 from minilearn.callbacks import DevicePlacement
@@ -115,7 +115,7 @@ class _Watch:
         self.calls: dict[nn.Module, int] = {}
         self.flops: dict[nn.Module, float] = {}
         self.activation_bytes = 0
-        self._model, self._counter = model, FlopCounterMode(display=False)
+        self._model, self._counter = model, FlopCounterMode(display=False, custom_mapping=_uncounted())
         self._open: list[tuple[float, float]] = []  # for each module now at work: flops when it began, its children's
         self._stack = ExitStack()
 
@@ -150,6 +150,16 @@ class _Watch:
             for part in leaves(_as_container(output)):
                 if isinstance(part, Tensor) and part.untyped_storage().data_ptr() not in taken:  # else in place
                     self.activation_bytes += part.numel() * part.element_size()
+
+
+def _uncounted() -> dict[Any, Any]:
+    """What torch's counter leaves out (2.13): attention as a CPU does it."""
+    attention = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+
+    def flops(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
+        return sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
+
+    return {} if attention is None else {attention: flops}
 
 
 def _products(module: nn.RNNBase, x: Any) -> int:
