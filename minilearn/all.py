@@ -41,6 +41,7 @@ from minilearn.callback import (
 from minilearn.callbacks import (
     EMA,
     SWA,
+    ActivationStats,
     AMPMode,
     BnFreeze,
     Cast,
@@ -59,6 +60,7 @@ from minilearn.callbacks import (
     GatherPredsCallback,
     GradientAccumulation,
     GradientClip,
+    HookCallback,
     LRFinder,
     MCDropout,
     MCDropoutCallback,
@@ -109,6 +111,17 @@ from minilearn.data import (
     untar_data,
 )
 from minilearn.files import FileError
+from minilearn.hooks import (
+    Hook,
+    Hooks,
+    dummy_eval,
+    has_params,
+    hook_output,
+    hook_outputs,
+    model_sizes,
+    num_features_model,
+    total_params,
+)
 from minilearn.layered import trainable_params
 from minilearn.learner import Learner
 from minilearn.losses import (
@@ -202,6 +215,7 @@ from minilearn.optim import (
 from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, plot_sched, show_image
 from minilearn.saved import load_model, save_model
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
+from minilearn.summary import layer_info
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
 
@@ -224,6 +238,7 @@ __all__ = [
     "APScoreBinary",
     "APScoreMulti",
     "AccumMetric",
+    "ActivationStats",
     "ActivationType",
     "Adadelta",
     "Adagrad",
@@ -283,6 +298,9 @@ __all__ = [
     "GradientClip",
     "HammingLoss",
     "HammingLossMulti",
+    "Hook",
+    "HookCallback",
+    "Hooks",
     "Image",
     "IntToFloat",
     "Jaccard",
@@ -377,19 +395,26 @@ __all__ = [
     "default_device",
     "digits",
     "digits_sample",
+    "dummy_eval",
     "error_rate",
     "exp_rmspe",
     "first",
+    "has_params",
+    "hook_output",
+    "hook_outputs",
+    "layer_info",
     "load_model",
     "mae",
     "minimum",
     "mnist",
     "mnist_loss",
     "mnist_sample",
+    "model_sizes",
     "mse",
     "msle",
     "nn",
     "np",
+    "num_features_model",
     "optim",
     "partial",
     "perplexity",
@@ -415,6 +440,7 @@ __all__ = [
     "to_np",
     "top_k_accuracy",
     "torch",
+    "total_params",
     "trainable_params",
     "untar_data",
     "valley",

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from minilearn.callback import Callbacks
 from minilearn.callbacks.schedule import LayerSchedule, ParamScheduler
+from minilearn.described import DescribedLoop
 from minilearn.errors import in_range, positive, share, whole
-from minilearn.layered import LayeredLoop
 from minilearn.optim.groups import GroupMethods, Spread, has_momentum, layer_count, spread
 from minilearn.optim.hypers import place
 from minilearn.schedule import SEAM, SchedCos, SchedLin, SchedNo, SchedPoly, Schedule, combine_scheds, combined_cos
@@ -37,7 +37,7 @@ def check_moms(moms: Any) -> Moms | None:
     return start, middle, end
 
 
-class ScheduledFits(LayeredLoop, ABC):
+class ScheduledFits(DescribedLoop, ABC):
     """The fits of a Learner whose hyperparameters follow a schedule; what they share with `fit` is said there.
 
     `lr` and `lr_max` are `Spread`, by default the Learner's `lr`. The schedule goes by the share of training that is

@@ -10,11 +10,20 @@ import torch
 from torch import Tensor
 
 
-def set_seed(seed: int) -> None:
-    """Starts the random numbers of torch (every device), NumPy and Python from `seed`: a run can be had again."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def set_seed(s: int, reproducible: bool = False) -> None:
+    """Starts the random numbers of torch (every device), NumPy and Python from `s`: a run can be had again.
+
+    Args:
+        s: the seed.
+        reproducible: whether cuDNN is to take only kernels that give the same numbers twice, from now on, which are
+            slower. A CPU's do in any case.
+    """
+    random.seed(s)
+    np.random.seed(s % 2**32)
+    torch.manual_seed(s)
+    if reproducible:
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
 
 
 def default_device() -> torch.device:
@@ -243,5 +252,10 @@ class LateScalars:
         self._on_its_way = None
         if event is not None:
             event.synchronize()
-        for number, tag in zip(numbers.tolist(), tags, strict=True):
+        for number, tag in zip(self._values(numbers), tags, strict=True):
             self._sink(number, tag)
+
+    def _values(self, numbers: Tensor) -> list[Any]:
+        """A chunk's numbers one by one."""
+        values: list[Any] = numbers.tolist()
+        return values

@@ -16,10 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "compiling", "operators", "batches",
-    "files", "rows", "states", "tensor_files", "data", "class_losses", "flat_losses", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots", "results",
+    "files", "rows", "states", "tensor_files", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
+    "schedule", "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
-    "fits", "predictions", "saved", "conversions",
+    "summary", "described", "fits", "predictions", "saved", "conversions",
     "learner",
     "vision",
     "all",
@@ -87,6 +88,8 @@ ROOM_ORDER = {
         "tracker",
         "plateau",
         "save_model",
+        "hook",
+        "activation_stats",
         "__init__",
     ],
     "vision": ["compat", "__init__"],

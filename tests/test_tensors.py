@@ -117,3 +117,12 @@ def test_cloned_copies_tensors_in_tuples_and_dicts_and_leaves_other_things() -> 
     x.zero_()
     assert copy[0].tolist() == copy[1]["a"][0].tolist() == [1, 1]
     assert cloned("text") == "text"
+
+
+def test_a_reproducible_seed_asks_cudnn_for_kernels_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    set_seed(1)
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (False, True)
+    set_seed(1, reproducible=True)
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)

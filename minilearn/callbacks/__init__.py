@@ -1,6 +1,7 @@
 """Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
 
 from minilearn.callbacks.accumulation import GradientAccumulation
+from minilearn.callbacks.activation_stats import ActivationStats
 from minilearn.callbacks.average import EMA, WeightAverage
 from minilearn.callbacks.cast import Cast
 from minilearn.callbacks.collect import CollectData, CollectDataCallback
@@ -9,6 +10,7 @@ from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.epochs import ShortEpoch, ShortEpochCallback, SkipToEpoch
 from minilearn.callbacks.gather_preds import FetchPreds, FetchPredsCallback, GatherPreds, GatherPredsCallback
 from minilearn.callbacks.gradient_clip import GradientClip
+from minilearn.callbacks.hook import HookCallback
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.memory_format import ChannelsLast, ChannelsLastCallback
 from minilearn.callbacks.mixup import CutMix, Mixing, MixUp
@@ -33,6 +35,7 @@ __all__ = [
     "EMA",
     "SWA",
     "AMPMode",
+    "ActivationStats",
     "BnFreeze",
     "CSVLogger",
     "Cast",
@@ -50,6 +53,7 @@ __all__ = [
     "GatherPredsCallback",
     "GradientAccumulation",
     "GradientClip",
+    "HookCallback",
     "LRFinder",
     "LRSearch",
     "MCDropout",
