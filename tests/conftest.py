@@ -12,6 +12,7 @@ from minilearn.data import DataLoaders
 from minilearn.data.handwritten import Split, mnist_sample
 
 collect_ignore = ["fastai_reference/scripts"]  # a test runs them; they hold none
+collect_ignore_glob = ["fastai_reference/record_*.py"]  # run by hand, beside fastai
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if os.environ.get("MINILEARN_DATA"):  # tests run programs in other folders
