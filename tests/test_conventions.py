@@ -25,7 +25,7 @@ ROOMS = [
     "all",
 ]  # fmt: skip
 ROOM_ORDER = {
-    "data": ["download", "idx", "handwritten", "columns", "loader", "loaders", "transforms", "__init__"],
+    "data": ["download", "idx", "handwritten", "columns", "position", "loader", "loaders", "transforms", "__init__"],
     "optim": [
         "packs",
         "lists",
