@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
-    "errors", "tensors", "compiling", "batches",
+    "errors", "tensors", "random_states", "compiling", "batches",
     "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
