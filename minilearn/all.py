@@ -64,6 +64,7 @@ from minilearn.data import (
     mnist_sample,
     untar_data,
 )
+from minilearn.files import FileError
 from minilearn.layered import trainable_params
 from minilearn.learner import Learner
 from minilearn.losses import mnist_loss
@@ -99,6 +100,7 @@ from minilearn.optim import (
     ranger,
 )
 from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, plot_sched, show_image
+from minilearn.saved import load_model, save_model
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -138,6 +140,7 @@ __all__ = [
     "DataLoaders",
     "DevicePlacement",
     "F",
+    "FileError",
     "Image",
     "IntToFloat",
     "L",
@@ -184,6 +187,7 @@ __all__ = [
     "digits_sample",
     "error_rate",
     "first",
+    "load_model",
     "mae",
     "minimum",
     "mnist",
@@ -203,6 +207,7 @@ __all__ = [
     "plt",
     "ranger",
     "rmse",
+    "save_model",
     "set_seed",
     "show_image",
     "slide",

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+class FileError(OSError):
+    """A file that is damaged, not whole, or not what it should be; the message names it and the cause."""
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes `path` when the block ends, and is removed where the block fails.

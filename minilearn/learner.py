@@ -15,19 +15,20 @@ from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
 from minilearn.data.loaders import DataLoaders
 from minilearn.errors import describe, in_range, whole
-from minilearn.fits import Moms, ScheduledFits, check_moms
+from minilearn.fits import Moms, check_moms
 from minilearn.layered import Splitter, trainable_params
 from minilearn.loop import OF_A_BATCH, OF_A_PART
 from minilearn.managed import callbacks_of
 from minilearn.metrics import as_metrics
 from minilearn.optim import Adam, groups
 from minilearn.optim.groups import Spread
+from minilearn.saved import SavedLoop
 from minilearn.step import CompiledSteps
 
 DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, ProgressCallback)
 
 
-class Learner(ScheduledFits):
+class Learner(SavedLoop):
     """A model, the data it learns from, a loss, an optimizer and metrics; `fit` trains it.
 
     Args:
@@ -103,8 +104,7 @@ class Learner(ScheduledFits):
         self.wd = None if wd is None else in_range("wd", wd, 0)
         self.wd_bn_bias, self.train_bn, self.moms = wd_bn_bias, train_bn, check_moms(moms)
         self.metrics = as_metrics(metrics)
-        self.path = Path(path) if path is not None else self.dls.path
-        self.model_dir = Path(model_dir)
+        self.path, self.model_dir = Path(self.dls.path if path is None else path), Path(model_dir)
         self.logger, self.show_bar = print, True
         self.compiled = CompiledSteps(compile) if check_mode(compile) else None
         given = callbacks_of(cbs)

@@ -13,7 +13,9 @@ def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("heavy", ["torchvision", "matplotlib", "fastprogress", "IPython", "pandas", "torch._dynamo"])
+@pytest.mark.parametrize(
+    "heavy", ["torchvision", "matplotlib", "fastprogress", "IPython", "pandas", "safetensors", "torch._dynamo"]
+)
 def test_import_brings_nothing_heavy(heavy: str) -> None:
     assert python(f"import sys, minilearn; print('{heavy}' in sys.modules)") == "False"
     assert python(f"import sys, minilearn.all; print('{heavy}' in sys.modules)") == "False"

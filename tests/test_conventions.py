@@ -16,10 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "random_states", "compiling", "batches",
-    "files", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
+    "files", "states", "tensor_files", "checkpoints", "data", "losses", "checks", "metrics", "schedule", "lr_suggest", "optim", "surfaces", "plots",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
-    "fits",
+    "fits", "saved",
     "learner",
     "vision",
     "all",
@@ -45,7 +45,18 @@ ROOM_ORDER = {
         "foreign",
         "__init__",
     ],
-    "callbacks": ["train_eval", "device", "recorder", "nan", "progress", "schedule", "lr_find", "profile", "__init__"],
+    "callbacks": [
+        "train_eval",
+        "device",
+        "recorder",
+        "nan",
+        "progress",
+        "schedule",
+        "lr_find",
+        "profile",
+        "checkpoint",
+        "__init__",
+    ],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

@@ -1,5 +1,6 @@
 """Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
 
+from minilearn.callbacks.checkpoint import Checkpoint
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.lr_find import LRFinder, LRSearch, find_lr
 from minilearn.callbacks.nan import TerminateOnNaN
@@ -10,6 +11,7 @@ from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
 from minilearn.callbacks.train_eval import TrainEval
 
 __all__ = [
+    "Checkpoint",
     "DevicePlacement",
     "LRFinder",
     "LRSearch",

@@ -123,5 +123,16 @@ class SeededRows:
         setattr(self.dataset, name, value)
 
 
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators of a loader, its sampler and its batch sampler, each once, in the order of their attributes."""
+    found: dict[int, torch.Generator] = {}
+    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    for part in (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
+        for value in getattr(part, "__dict__", {}).values():
+            if isinstance(value, torch.Generator):
+                found[id(value)] = value
+    return list(found.values())
+
+
 def _nothing() -> None:
     """Nothing is done."""
