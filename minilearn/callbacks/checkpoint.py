@@ -154,7 +154,7 @@ class Checkpoint(Callback):
             "finished": False,
             "random": random_states(),
             "generators": self._generators(),
-            "callbacks": [[type(cb).__name__, cb.state_dict()] for cb in self.learn.cbs if cb is not self],
+            "callbacks": [cb.state_dict() for cb in _with_state(self.learn)],
             **(self._epoch_begins if batch != 0 else {}),
         }
 
@@ -208,8 +208,7 @@ class Checkpoint(Callback):
         if isinstance(learn.loss_func, nn.Module):
             learn.loss_func.load_state_dict(state["loss"])
         learn.opt.load_state_dict(state["opt"])
-        others = [cb for cb in learn.cbs if cb is not self]
-        for cb, (_, own) in zip(others, state["callbacks"], strict=True):
+        for cb, own in zip(_with_state(learn), state["callbacks"], strict=True):
             cb.load_state_dict(own)
 
     def _set_random(self, states: Mapping[str, Any], generators: list[Tensor]) -> None:
@@ -253,9 +252,13 @@ def job_of(learn: "Learner") -> dict[str, Any]:
         job[f"rows of the {name} set"] = len(dataset) if isinstance(dataset, Sized) else None
     for cb in learn.cbs:
         if isinstance(cb, ParamScheduler):
-            job |= {f"schedule of {name}": [float(s(i / 4)) for i in range(5)] for name, s in cb.scheds.items()}
-    job["callbacks"] = [type(cb).__name__ for cb in learn.cbs if not isinstance(cb, Checkpoint)]
+            job |= {f"schedule of {name}": [s(i / 4) for i in range(5)] for name, s in cb.scheds.items()}
+    job["callbacks with a state"] = [type(cb).__name__ for cb in _with_state(learn)]
     return job
+
+
+def _with_state(learn: "Learner") -> list[Callback]:
+    return [cb for cb in learn.cbs if type(cb).state_dict is not Callback.state_dict]
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
