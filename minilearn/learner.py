@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from minilearn.callback import Callbacks, CancelEpochException, CancelFitException
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
+from minilearn.callbacks.checkpoint import Kept, checkpoints_of
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
 from minilearn.data.loaders import DataLoaders
@@ -123,6 +124,7 @@ class Learner(SavedLoop):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains for `n_epoch` epochs, and validates after each.
 
@@ -136,6 +138,7 @@ class Learner(SavedLoop):
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
             start_epoch: the epoch to begin with, to go on with a run that was cut short.
+            checkpoint: a folder in which the run is kept (`Checkpoint`): begun again, the fit goes on where it stopped.
         Raises:
             ValueError: an argument is out of its range, a loader is empty, a batch has no target, or there is no
                 parameter to train. Whatever is raised, the Learner can be used again.
@@ -150,7 +153,7 @@ class Learner(SavedLoop):
         self.n_epoch = n_epoch
         self._take_stock()
         groups.set_hypers(self._ready_opt(reset_opt), lr=lr, wd=wd)
-        with self.added_cbs(cbs):
+        with self.added_cbs([*callbacks_of(cbs), *checkpoints_of(checkpoint)]):
             self._fit(start_epoch)
 
     def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Callbacks = None) -> list[float | None]:

@@ -1,5 +1,6 @@
 """A run that is never lost: it is written down as it goes, and taken up where it stopped."""
 
+import copy
 import math
 import os
 import signal
@@ -233,6 +234,24 @@ class Checkpoint(Callback):
             raise KeyboardInterrupt
         if self._signal is not None:
             raise SystemExit(128 + self._signal)
+
+
+Kept = str | Path | Checkpoint | None
+"""What a fit takes as ``checkpoint=``: a folder, a `Checkpoint`, or None for none."""
+
+
+def checkpoints_of(kept: Kept) -> list[Checkpoint]:
+    """``checkpoint=`` as the callbacks that it stands for, one or none."""
+    return [] if kept is None else [kept if isinstance(kept, Checkpoint) else Checkpoint(kept)]
+
+
+def part_of(kept: Kept, part: str) -> Checkpoint | None:
+    """The same for a fit that is a part of another, in a folder of its own."""
+    for made in checkpoints_of(kept):
+        own = copy.copy(made)
+        own.path = made.path / part
+        return own
+    return None
 
 
 def job_of(learn: "Learner") -> dict[str, Any]:
