@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -9,7 +10,14 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
 from minilearn.data.columns import as_columns, batches, copied, fit_on, on_device
-from minilearn.data.position import NumberedBatches, SeededRows, Then, drawn_without_first, without_first
+from minilearn.data.position import (
+    NumberedBatches,
+    SeededRows,
+    Then,
+    deaf_to_ctrl_c,
+    drawn_without_first,
+    without_first,
+)
 from minilearn.errors import describe, whole
 from minilearn.tensors import existing_device
 
@@ -123,7 +131,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         rows = SeededRows(self.dataset) if self.num_workers else self.dataset
         vars(self).update(dataset=rows, batch_sampler=self._numbered, generator=torch.Generator())
         try:
-            return super().__iter__()
+            with deaf_to_ctrl_c() if self.num_workers else nullcontext():
+                return super().__iter__()
         finally:
             vars(self).update(zip(("dataset", "batch_sampler", "generator"), given, strict=True))
 

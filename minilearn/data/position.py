@@ -1,7 +1,10 @@
 """The middle of an epoch: a loader that begins there, and random numbers that depend on the place alone."""
 
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -121,6 +124,22 @@ class SeededRows:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.dataset, name, value)
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started within a ``with`` block does not hear Ctrl-C, which a terminal sends to every process of a job.
+
+    A worker that ended at it would take the main process along, which may have something to bring to its end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
