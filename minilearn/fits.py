@@ -8,6 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from minilearn.callback import Callbacks
+from minilearn.callbacks.checkpoint import Kept, part_of
 from minilearn.callbacks.schedule import LayerSchedule, ParamScheduler
 from minilearn.described import DescribedLoop
 from minilearn.errors import in_range, positive, share, whole
@@ -57,6 +58,7 @@ class ScheduledFits(DescribedLoop, ABC):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains for `n_epoch` epochs, and validates after each."""
 
@@ -72,6 +74,7 @@ class ScheduledFits(DescribedLoop, ABC):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains with one cycle: the rate rises and falls along cosines while the momentum falls and rises.
 
@@ -87,6 +90,7 @@ class ScheduledFits(DescribedLoop, ABC):
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
             start_epoch: the epoch to begin with.
+            checkpoint: as in `fit`.
         Raises:
             ValueError: an argument is out of its range, there is not one rate a layer, or momenta are asked for from
                 an optimizer that was made without.
@@ -99,7 +103,7 @@ class ScheduledFits(DescribedLoop, ABC):
             return combined_cos(pct, lr / div, lr, lr / div_final)
 
         cycle = pct, self.moms if moms is None else check_moms(moms)
-        self._fit_by(shape, n_epoch, ("lr_max", lr_max), wd, cbs, reset_opt, start_epoch, cycle)
+        self._fit_by(shape, n_epoch, ("lr_max", lr_max), wd, cbs, reset_opt, start_epoch, checkpoint, cycle)
 
     def fit_flat_cos(
         self,
@@ -111,6 +115,7 @@ class ScheduledFits(DescribedLoop, ABC):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains at one rate, and then lets it fall along a cosine.
 
@@ -123,6 +128,7 @@ class ScheduledFits(DescribedLoop, ABC):
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
             start_epoch: the epoch to begin with.
+            checkpoint: as in `fit`.
         Raises:
             ValueError: an argument is out of its range, or there is not one rate a layer.
         Source: shape and defaults of fastai 2.8.
@@ -132,7 +138,7 @@ class ScheduledFits(DescribedLoop, ABC):
         def shape(lr: float) -> Schedule:
             return combine_scheds([pct, 1 - pct], [SchedNo(lr, lr), SchedCos(lr, lr / div_final)])
 
-        self._fit_by(shape, n_epoch, ("lr", lr), wd, cbs, reset_opt, start_epoch)
+        self._fit_by(shape, n_epoch, ("lr", lr), wd, cbs, reset_opt, start_epoch, checkpoint)
 
     def fit_sgdr(
         self,
@@ -144,6 +150,7 @@ class ScheduledFits(DescribedLoop, ABC):
         reset_opt: bool = False,
         wd: float | None = None,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains in cycles: in each the rate falls from `lr_max` to 0 along a cosine, and the next starts anew.
 
@@ -156,6 +163,7 @@ class ScheduledFits(DescribedLoop, ABC):
             reset_opt: begin with a new optimizer.
             wd: weight decay, as in `fit`.
             start_epoch: the epoch to begin with, counted over all cycles.
+            checkpoint: as in `fit`.
         Raises:
             ValueError: an argument is out of its range, or there is not one rate a layer.
         Source: Loshchilov and Hutter 2017, section 3 (arXiv:1608.03983); defaults of fastai 2.8.
@@ -167,7 +175,7 @@ class ScheduledFits(DescribedLoop, ABC):
         def shape(lr: float) -> Schedule:
             return combine_scheds([n / n_epoch for n in epochs], [SchedCos(lr, 0.0)] * len(epochs))
 
-        self._fit_by(shape, n_epoch, ("lr_max", lr_max), wd, cbs, reset_opt, start_epoch)
+        self._fit_by(shape, n_epoch, ("lr_max", lr_max), wd, cbs, reset_opt, start_epoch, checkpoint)
 
     def fit_warmup_cos(
         self,
@@ -180,6 +188,7 @@ class ScheduledFits(DescribedLoop, ABC):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains with a warm-up along a line and a fall along a cosine: the usual schedule of transformers.
 
@@ -193,6 +202,7 @@ class ScheduledFits(DescribedLoop, ABC):
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
             start_epoch: the epoch to begin with.
+            checkpoint: as in `fit`.
         Raises:
             ValueError: an argument is out of its range, or there is not one rate a layer.
         Source: the shape of Brown et al. 2020, appendix B (arXiv:2005.14165).
@@ -202,7 +212,7 @@ class ScheduledFits(DescribedLoop, ABC):
         def shape(lr: float) -> Schedule:
             return combine_scheds([pct, 1 - pct], [SchedLin(lr / div, lr), SchedCos(lr, lr / div_final)])
 
-        self._fit_by(shape, n_epoch, ("lr", lr), wd, cbs, reset_opt, start_epoch)
+        self._fit_by(shape, n_epoch, ("lr", lr), wd, cbs, reset_opt, start_epoch, checkpoint)
 
     def fit_wsd(
         self,
@@ -216,6 +226,7 @@ class ScheduledFits(DescribedLoop, ABC):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains with a warm-up along a line, at one rate, and with a fall as 1 - √s over its share s: WSD.
 
@@ -232,6 +243,7 @@ class ScheduledFits(DescribedLoop, ABC):
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
             start_epoch: the epoch to begin with.
+            checkpoint: as in `fit`.
         Raises:
             ValueError: an argument is out of its range, or there is not one rate a layer.
         Source: Hu et al. 2024, section 4 (arXiv:2404.06395); the fall is the one that Hägele et al. 2024, section 3
@@ -247,7 +259,7 @@ class ScheduledFits(DescribedLoop, ABC):
             parts = [SchedLin(lr / div, lr), SchedNo(lr, lr), SchedPoly(lr, lr / div_final, 0.5)]
             return combine_scheds([rise, max(flat, 0.0), fall], parts)
 
-        self._fit_by(shape, n_epoch, ("lr", lr), wd, cbs, reset_opt, start_epoch)
+        self._fit_by(shape, n_epoch, ("lr", lr), wd, cbs, reset_opt, start_epoch, checkpoint)
 
     def fine_tune(
         self,
@@ -264,6 +276,7 @@ class ScheduledFits(DescribedLoop, ABC):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains the last layer alone for `freeze_epochs`, then all of them for `epochs`, the first ones gently.
 
@@ -285,6 +298,7 @@ class ScheduledFits(DescribedLoop, ABC):
             reset_opt: begin each fit with a new optimizer.
             start_epoch: the epoch to begin with, counted over both fits: from `freeze_epochs` on, the first is left
                 out.
+            checkpoint: as in `fit`; each fit has a folder in it, `frozen` and `unfrozen`.
         Raises:
             ValueError: an argument is out of its range, or momenta are asked for from an optimizer that was made
                 without.
@@ -304,11 +318,13 @@ class ScheduledFits(DescribedLoop, ABC):
         try:
             if start_epoch < freeze_epochs:
                 self.freeze()
-                fit(freeze_epochs, slice(base_lr), pct_start=0.99, start_epoch=start_epoch)
+                kept = part_of(checkpoint, "frozen")
+                fit(freeze_epochs, slice(base_lr), pct_start=0.99, start_epoch=start_epoch, checkpoint=kept)
         finally:
             self.unfreeze()
         rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
-        fit(epochs, rates, div=div, pct_start=pct, start_epoch=max(start_epoch - freeze_epochs, 0))
+        start_epoch, kept = max(start_epoch - freeze_epochs, 0), part_of(checkpoint, "unfrozen")
+        fit(epochs, rates, div=div, pct_start=pct, start_epoch=start_epoch, checkpoint=kept)
 
     def _fit_by(
         self,
@@ -319,6 +335,7 @@ class ScheduledFits(DescribedLoop, ABC):
         cbs: Callbacks,
         reset_opt: bool,
         start_epoch: int,
+        checkpoint: Kept,
         cycle: tuple[float, Moms | None] | None = None,
     ) -> None:
         """A fit in which each layer's rate follows `shape` of that layer's highest rate.
@@ -335,7 +352,8 @@ class ScheduledFits(DescribedLoop, ABC):
         if cycle is not None and (moms := _moms_for(opt, cycle[1])) is not None:
             scheds["mom"] = combined_cos(cycle[0], *moms)
         given = cbs if isinstance(cbs, Iterable) else () if cbs is None else (cbs,)
-        self.fit(n_epoch, wd=wd, cbs=[ParamScheduler(scheds), *given], start_epoch=start_epoch)
+        given = [ParamScheduler(scheds), *given]
+        self.fit(n_epoch, wd=wd, cbs=given, start_epoch=start_epoch, checkpoint=checkpoint)
 
 
 def _by_layer(scheds: Sequence[Schedule], rates: Sequence[float]) -> LayerSchedule:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from minilearn.callback import Callbacks
 from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
+from minilearn.callbacks.checkpoint import Kept, checkpoints_of
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
 from minilearn.conversions import ConvertibleLoop
@@ -121,6 +122,7 @@ class Learner(ConvertibleLoop):
         cbs: Callbacks = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        checkpoint: Kept = None,
     ) -> None:
         """Trains for `n_epoch` epochs, and validates after each.
 
@@ -134,6 +136,7 @@ class Learner(ConvertibleLoop):
             cbs: callbacks for this fit only.
             reset_opt: begin with a new optimizer.
             start_epoch: the epoch to begin with, to go on with a run that was cut short.
+            checkpoint: a folder in which the run is kept (`Checkpoint`): begun again, the fit goes on where it stopped.
         Raises:
             ValueError: an argument is out of its range, a loader is empty, a batch has no target, or there is no
                 parameter to train. Whatever is raised, the Learner can be used again.
@@ -148,7 +151,7 @@ class Learner(ConvertibleLoop):
         self.n_epoch = n_epoch
         self._take_stock()
         groups.set_hypers(self._ready_opt(reset_opt), lr=lr, wd=wd)
-        with self.added_cbs(cbs):
+        with self.added_cbs([*callbacks_of(cbs), *checkpoints_of(checkpoint)]):
             self._fit(start_epoch)
 
     def lr_find(

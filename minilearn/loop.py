@@ -26,6 +26,7 @@ from minilearn.callback import (
 from minilearn.checks import APPEARS, explain_loss, explain_model, first_loss
 from minilearn.data.loader import DataLoader, length, no_batch
 from minilearn.data.loaders import DataLoaders
+from minilearn.data.position import batches_from
 from minilearn.errors import came_through, did_you_mean
 from minilearn.graphs import call
 from minilearn.losses import infer_loss
@@ -64,6 +65,7 @@ class Loop:
         self.train_iter, self.pct_train = 0, 0.0
         self.training = self._needs_closure = False
         self._to_model: tuple[str, ...] = ()
+        self._begin: tuple[int, Callable[[], object]] | None = None
         self._running = False
         self._unchecked: set[bool] = set()
         self.compiled: CompiledSteps | None = None
@@ -78,7 +80,7 @@ class Loop:
             self.dls.check(self.n_epoch - start_epoch)
             try:
                 self.event("before_fit")
-                for epoch in range(start_epoch, self.n_epoch):
+                for epoch in range(self.epoch, self.n_epoch):  # a callback may have taken up an interrupted fit
                     self._one_epoch(epoch)
             except CancelFitException:
                 self.event("after_cancel_fit")
@@ -119,11 +121,21 @@ class Loop:
             self.event("after_validate")
 
     def _batches(self, part: str) -> None:
-        lent = not self.training and isinstance(self.dl, DataLoader)  # to be looked at: no copy of the data is needed
-        for i, batch in enumerate(self.dl.lent() if lent else self.dl):
+        first, then = self._begin or (0, None)
+        if then is not None:
+            self._begin, self.iter, batches = None, first - 1, batches_from(self.dl, first, then)
+        elif not self.training and isinstance(self.dl, DataLoader):
+            batches = self.dl.lent()  # to be looked at: no copy of the data is needed
+        else:
+            batches = self.dl
+        for i, batch in enumerate(batches, first):
             self.one_batch(i, batch)
         if "iter" not in self.__dict__:
             raise ValueError(no_batch(part, self.n_iter))
+
+    def go_on_at(self, batch: int, then: Callable[[], object]) -> None:
+        """From a callback's `before_train`: this part of the epoch begins with batch number `batch`; `batches_from`."""
+        self._begin = batch, then
 
     def one_batch(self, i: int, batch: Any) -> None:
         """Carries batch number `i` through the model and, in training, through the optimizer."""
@@ -283,7 +295,7 @@ class Loop:
 
     def _begin_part(self, dl: Any, *, training: bool) -> None:
         self.dl, self.training = dl, training
-        self.n_iter = length(dl)
+        self.n_iter, self._begin = length(dl), None
         self._to_model = targets_taken(self.model) if self.loss_func is None else ()
         self._forget(*OF_A_BATCH, "iter")
         self._handlers = self._handlers_of[training]

@@ -18,6 +18,7 @@ from minilearn.callback import Callback
 from minilearn.data.loader import length, no_batch
 from minilearn.loop import Loop
 from minilearn.metrics import Metric
+from minilearn.random_states import random_states, set_random_states
 from minilearn.tensors import LateScalars
 
 Undo = Callable[[], object]
@@ -112,18 +113,8 @@ class _Rewind:
 
     def random(self) -> None:
         """Notes the random numbers that belong to nobody."""
-        python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        self._undos += [
-            lambda: random.setstate(python),
-            lambda: np.random.set_state(numpy),
-            lambda: torch.set_rng_state(cpu),
-        ]
-        if torch.cuda.is_available():
-            gpus = torch.cuda.get_rng_state_all()
-            self._undos.append(lambda: torch.cuda.set_rng_state_all(gpus))
-        if torch.backends.mps.is_available():
-            apple = torch.mps.get_rng_state()
-            self._undos.append(lambda: torch.mps.set_rng_state(apple))
+        states = random_states()
+        self._undos.append(lambda: set_random_states(states))
 
     def loader(self, part: Any) -> None:
         """Notes a loader's attributes and generators, and its sampler's; never the data itself."""

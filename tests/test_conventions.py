@@ -15,8 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
-    "errors", "tensors", "compiling", "operators", "batches",
-    "files", "rows", "states", "tensor_files", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
+    "errors", "tensors", "random_states", "compiling", "operators", "batches",
+    "files", "rows", "states", "tensor_files", "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
     "schedule", "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
@@ -38,7 +38,18 @@ ROOM_ORDER = {
         "given",
         "__init__",
     ],
-    "data": ["download", "idx", "handwritten", "columns", "loader", "order", "loaders", "transforms", "__init__"],
+    "data": [
+        "download",
+        "idx",
+        "handwritten",
+        "columns",
+        "position",
+        "loader",
+        "order",
+        "loaders",
+        "transforms",
+        "__init__",
+    ],
     "optim": [
         "packs",
         "lists",
@@ -90,6 +101,7 @@ ROOM_ORDER = {
         "save_model",
         "hook",
         "activation_stats",
+        "checkpoint",
         "__init__",
     ],
     "vision": ["compat", "__init__"],

@@ -4,6 +4,7 @@ from minilearn.callbacks.accumulation import GradientAccumulation
 from minilearn.callbacks.activation_stats import ActivationStats
 from minilearn.callbacks.average import EMA, WeightAverage
 from minilearn.callbacks.cast import Cast
+from minilearn.callbacks.checkpoint import Checkpoint
 from minilearn.callbacks.collect import CollectData, CollectDataCallback
 from minilearn.callbacks.csv_log import CSVLogger
 from minilearn.callbacks.device import DevicePlacement
@@ -41,6 +42,7 @@ __all__ = [
     "Cast",
     "ChannelsLast",
     "ChannelsLastCallback",
+    "Checkpoint",
     "CollectData",
     "CollectDataCallback",
     "CutMix",

@@ -27,7 +27,7 @@ Row = list[float | None]
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
 
-KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at", "_losses", "_hps")
+KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at", "_told", "_losses", "_hps")
 """What a checkpoint holds of the history, beside the moving average."""
 
 
@@ -168,7 +168,9 @@ class Recorder(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The history so far, as plain values. Waits for the device."""
         average = self.smooth_loss.state_dict()
-        return {**{name: copy.deepcopy(getattr(self, name)) for name in KEPT}, "smooth_loss": average}
+        metrics = [metric.state_dict() for metric in self.learn.metrics] if self._in_training else []
+        kept = {name: copy.deepcopy(getattr(self, name)) for name in KEPT}
+        return {**kept, "smooth_loss": average, "metrics": metrics}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a history that `state_dict` gave."""
@@ -177,6 +179,9 @@ class Recorder(Callback):
             setattr(self, name, copy.deepcopy(state[name]))
         self._watched = None
         self._smooth_loss.load_state_dict(state["smooth_loss"])
+        for metric, own in zip(self.learn.metrics, state["metrics"], strict=False):
+            metric.load_state_dict(own)
+        self._row = self.values[-1] if len(self.values) > len(self.epochs) else None  # of an epoch that has begun
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -9,6 +10,14 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
 from minilearn.data.columns import as_columns, batches, copied, fit_on, on_device
+from minilearn.data.position import (
+    NumberedBatches,
+    SeededRows,
+    Then,
+    deaf_to_ctrl_c,
+    drawn_without_first,
+    without_first,
+)
 from minilearn.errors import describe, whole
 from minilearn.tensors import existing_device
 
@@ -72,6 +81,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             if workers:
                 options.setdefault("persistent_workers", True)
         super().__init__(dataset, **options)
+        plain = self.columns is None and self.batch_sampler is not None and not isinstance(dataset, IterableDataset)
+        self._numbered = NumberedBatches(self.batch_sampler, self.generator) if plain else None
 
     @property
     def bs(self) -> int | None:
@@ -99,9 +110,31 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         return self
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if self.columns is None:
+        return self._iterator_of_rows() if self.columns is None else self._gather(self.columns)
+
+    def begin_at(self, batch: int, then: Then) -> Iterator[Any]:
+        """The batches of an epoch from number `batch` on, without those before it being read: see `batches_from`."""
+        if self.columns is not None:
+            return self._gather(self.columns, batch, then)
+        if self._numbered is not None:
+            self._numbered.begin = batch, then
+            return self._iterator_of_rows()
+        return without_first(self._iterator_of_rows(), batch, then)
+
+    def _iterator_of_rows(self) -> Iterator[Any]:
+        """torch's iterator; with worker processes, over rows whose random numbers depend on their place alone."""
+        if self._numbered is None:
             return super().__iter__()
-        return self._gather(self.columns)
+        # torch reads these three when it makes an iterator (2.6 to 2.13), and keeps them in it. Its own draw from the
+        # generator, which comes for the first epoch only where workers live on, is taken from one of no account.
+        given = self.dataset, self.batch_sampler, self.generator
+        rows = SeededRows(self.dataset) if self.num_workers else self.dataset
+        vars(self).update(dataset=rows, batch_sampler=self._numbered, generator=torch.Generator())
+        try:
+            with deaf_to_ctrl_c() if self.num_workers else nullcontext():
+                return super().__iter__()
+        finally:
+            vars(self).update(zip(("dataset", "batch_sampler", "generator"), given, strict=True))
 
     def lent(self) -> Iterator[Any]:
         """The batches, to be looked at one after another: from tensors in order they are the data set's own rows.
@@ -142,10 +175,10 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                 " to the first one too, or work on a copy"
             )
 
-    def _gather(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
+    def _gather(self, columns: tuple[Tensor, ...], first: int = 0, then: Then | None = None) -> Iterator[Any]:
         dataset: Any = self.dataset
         bare = isinstance(dataset, Tensor) or (isinstance(dataset, list) and isinstance(dataset[0], Tensor))
-        for batch in self._copies(columns):
+        for batch in self._copies(columns, first, then):
             yield batch[0] if bare else tuple(batch)
 
     def _pins(self) -> bool:
@@ -157,14 +190,15 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         return one_order and type(self.sampler) is SequentialSampler and len(self.sampler) == len(self.columns[0])  # type: ignore[index]
 
-    def _copies(self, columns: tuple[Tensor, ...]) -> Iterator[list[Tensor]]:
-        """The batches' columns, in the sampler's order."""
+    def _copies(self, columns: tuple[Tensor, ...], first: int, then: Then | None) -> Iterator[list[Tensor]]:
+        """The batches' columns, in the sampler's order, from batch number `first` on."""
         n, device, sampler = len(columns[0]), columns[0].device, self.sampler
         pin = self._pins()
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         shuffled = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == n
         if not (self._in_order() or (one_order and shuffled)):
-            for indices in self.batch_sampler or ():
+            several = iter(self.batch_sampler or ())
+            for indices in drawn_without_first(several, first, then) if then else several:
                 yield copied(columns, on_device(torch.as_tensor(indices), device), pin=pin)
             return
         bs = self.batch_size or n
@@ -175,7 +209,16 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             if isinstance(sampler, RandomSampler)
             else None
         )
-        yield from batches(columns, bs, n - n % bs if self.drop_last else n, order, pin=pin)
+        n = n - n % bs if self.drop_last else n
+        if then:
+            then()
+            done = first * bs
+            if done >= n:
+                return
+            n -= done
+            columns = tuple(column[done:] for column in columns) if order is None else columns
+            order = None if order is None else order[done:]
+        yield from batches(columns, bs, n, order, pin=pin)
 
 
 AUTO = "auto"

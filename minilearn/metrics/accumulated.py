@@ -136,6 +136,11 @@ class AccumMetric(InChunks):
         pair = [_plain(torch.cat(parts), self.to_np) for parts in (preds, targets)]
         return one_number(self.name, self.func(*(reversed(pair) if self.invert_arg else pair), **self.kwargs))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The rows that are kept. Waits for the device."""
+        self._arrive()
+        return super().state_dict()
+
     def _prepare(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return self._matched(activated(pred, self.activation, self.dim_argmax, self.thresh), target)
 

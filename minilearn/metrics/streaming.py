@@ -62,6 +62,14 @@ class Metric:
         """The metric over all that was accumulated; None where there was nothing."""
         raise NotImplementedError
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was accumulated, for a run that is gone on with: its attributes that are numbers, tensors or lists."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, (int, float, Tensor, list))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        vars(self).update(state)
+
 
 def unwrapped(func: Any) -> Any:
     """The function that partials are made of."""
@@ -124,6 +132,11 @@ class AvgMetric(Metric):
         """The average over all rows; None where there were none. Waits for the device."""
         self._late.read()
         return self._finish(self._total / self._count) if self._count else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was accumulated. Waits for the device."""
+        self._late.read()
+        return super().state_dict()
 
     def _of(self, learn: Batch) -> Any:
         return self.func(learn.pred, *learn.yb)

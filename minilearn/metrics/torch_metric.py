@@ -1,7 +1,7 @@
 """torchmetrics' objects as columns: given as they are, or made on the first batch, which shows how many classes."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +66,28 @@ class TorchMetric(Metric):
         """The object's `compute()`; None where it saw no batch. Waits for the device."""
         return one_number(self.name, self.metric.compute()) if self._seen else None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the object has accumulated."""
+        return {"seen": self._seen, **state_of(self.metric)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        self._seen = state["seen"]
+        set_state(self.metric, state)
+
+
+def state_of(metric: Any) -> dict[str, Any]:
+    """What a torchmetrics object has accumulated; nothing of an object of another kind."""
+    return {"state": dict(getattr(metric, "metric_state", {})), "updates": getattr(metric, "update_count", 0)}
+
+
+def set_state(metric: Any, found: Mapping[str, Any]) -> None:
+    """Puts back what `state_of` gave."""
+    for name, value in found["state"].items():
+        setattr(metric, name, value)
+    if found["state"]:
+        metric._update_count = found["updates"]  # without it `compute` warns that there was no batch
+
 
 class MadeOnFirstBatch(InChunks):
     """A torchmetrics object that is made when the first batch shows how many classes there are.
@@ -105,6 +127,18 @@ class MadeOnFirstBatch(InChunks):
         """The metric over all rows; None where there were none. Waits for the device."""
         self._pass_on()
         return one_number(self.name, self._finish(self._metric.compute())) if self._seen else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The batches not passed on yet, and what the object has accumulated."""
+        made = None if self._metric is None else state_of(self._metric)
+        return {**super().state_dict(), "_classes": self._classes, "made": made}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "made"})
+        if state["made"] is not None:
+            self._metric = self._make(state["_classes"])
+            set_state(self._metric, state["made"])
 
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch on; nothing is read from the device but of the first one, and once a chunk."""

@@ -1,0 +1,111 @@
+"""A folder of checkpoints: numbered files, the newest good ones kept, a damaged one set aside."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minilearn.errors import warn
+from minilearn.files import FileError, whole_file
+from minilearn.states import flatten_state, unflatten_state
+from minilearn.tensor_files import read_tensors, write_tensors
+
+KIND = "checkpoint"
+SUFFIX = ".safetensors"
+
+
+class CheckpointFolder:
+    """The checkpoints of one run; each is a file of its own, and the next one is there before an old one goes.
+
+    Args:
+        path: the folder; it is made when `open` is called.
+        keep: how many of the newest are kept.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.path, self.keep = path, keep
+        self._writer: threading.Thread | None = None
+        self._failed: Exception | None = None
+
+    def open(self) -> None:
+        """Makes the folder, tries whether it can be written to, and clears away what a killed process left half done.
+
+        Raises:
+            OSError: it cannot be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for part in self.path.glob(".*.part"):
+                part.unlink(missing_ok=True)
+            probe = self.path / "probe"
+            with whole_file(probe) as file:
+                file.write(b"minilearn")
+            probe.unlink()
+        except OSError as error:
+            why = error.strerror or error
+            raise FileError(f"checkpoints cannot be written to {self.path.absolute()}: {why}") from error
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, and its state; None where there is none.
+
+        A damaged one gets another name, `….damaged`, and a warning says so.
+
+        Raises:
+            FileError: there are checkpoints, but not one of them can be read; they are left as they are.
+        """
+        broken: list[tuple[Path, FileError]] = []
+        for file in sorted(self._files(), reverse=True):
+            try:
+                tensors, values = read_tensors(file, kind=KIND)
+                state = unflatten_state(values, tensors)
+            except (FileError, ValueError) as error:
+                broken.append((file, error if isinstance(error, FileError) else FileError(f"{file}: {error}")))
+                continue
+            for bad, why in broken:
+                bad.rename(bad.with_name(f"{bad.name}.damaged"))
+                warn(f"{why}. It was set aside as {bad.name}.damaged, and the checkpoint before it is used.")
+            return file, state
+        if broken:
+            raise FileError(
+                f"no checkpoint in {self.path} can be read: {broken[0][1]}. Remove the folder to begin the run anew."
+            )
+        return None
+
+    def write(self, state: Mapping[str, Any], *, wait: bool = False) -> None:
+        """Writes a checkpoint, beside the training unless `wait`; it takes copies of the tensors first.
+
+        A write that fails, on a full disk say, is a warning: the checkpoints before it are whole, and the run goes on.
+        """
+        self.finish()
+        value, tensors = flatten_state(dict(state))
+        copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+        self._writer = threading.Thread(target=self._write, args=(copies, value), name="checkpoint")
+        self._writer.start()
+        if wait:
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits until the last checkpoint is written."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            warn(f"a checkpoint could not be written, and the run goes on: {failed}")
+
+    def _write(self, tensors: dict[str, Tensor], value: Any) -> None:
+        files = sorted(self._files())
+        number = int(files[-1].stem) + 1 if files else 1
+        try:
+            with torch.no_grad():
+                write_tensors(self.path / f"{number:06d}{SUFFIX}", tensors, value, kind=KIND)
+            for old in files[: max(len(files) + 1 - self.keep, 0)]:
+                old.unlink(missing_ok=True)
+        except Exception as error:
+            self._failed = error
+
+    def _files(self) -> list[Path]:
+        return [file for file in self.path.glob(f"*{SUFFIX}") if file.stem.isdigit() and file.is_file()]
