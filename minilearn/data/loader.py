@@ -81,8 +81,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             if workers:
                 options.setdefault("persistent_workers", True)
         super().__init__(dataset, **options)
-        plain = self.columns is None and self.batch_sampler is not None and not isinstance(dataset, IterableDataset)
-        self._numbered = NumberedBatches(self.batch_sampler, self.generator) if plain else None
+        self._numbered: NumberedBatches | None = None
 
     @property
     def bs(self) -> int | None:
@@ -116,25 +115,34 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         """The batches of an epoch from number `batch` on, without those before it being read: see `batches_from`."""
         if self.columns is not None:
             return self._gather(self.columns, batch, then)
-        if self._numbered is not None:
-            self._numbered.begin = batch, then
+        if (numbered := self._numbered_batches()) is not None:
+            numbered.begin = batch, then
             return self._iterator_of_rows()
         return without_first(self._iterator_of_rows(), batch, then)
 
     def _iterator_of_rows(self) -> Iterator[Any]:
         """torch's iterator; with worker processes, over rows whose random numbers depend on their place alone."""
-        if self._numbered is None:
+        numbered = self._numbered_batches()
+        if numbered is None:
             return super().__iter__()
         # torch reads these three when it makes an iterator (2.6 to 2.13), and keeps them in it. Its own draw from the
         # generator, which comes for the first epoch only where workers live on, is taken from one of no account.
         given = self.dataset, self.batch_sampler, self.generator
         rows = SeededRows(self.dataset) if self.num_workers else self.dataset
-        vars(self).update(dataset=rows, batch_sampler=self._numbered, generator=torch.Generator())
+        vars(self).update(dataset=rows, batch_sampler=numbered, generator=torch.Generator())
         try:
             with deaf_to_ctrl_c() if self.num_workers else nullcontext():
                 return super().__iter__()
         finally:
             vars(self).update(zip(("dataset", "batch_sampler", "generator"), given, strict=True))
+
+    def _numbered_batches(self) -> NumberedBatches | None:
+        """The batch sampler with numbers and seeds; none where the data set has no rows by number, or no batches."""
+        if self.batch_sampler is None or isinstance(self.dataset, IterableDataset):
+            return None
+        if self._numbered is None or self._numbered.batches is not self.batch_sampler:  # a copy may have another one
+            self._numbered = NumberedBatches(self.batch_sampler, self.generator)
+        return self._numbered
 
     def lent(self) -> Iterator[Any]:
         """The batches, to be looked at one after another: from tensors in order they are the data set's own rows.

@@ -1,5 +1,6 @@
 """The middle of an epoch: what comes from there on is what comes there in a whole epoch."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -152,3 +153,11 @@ def test_loader_shows_the_dataset_that_it_was_given() -> None:
     loader = DataLoader(dataset, 4, num_workers=1)
     next(iter(loader))
     assert loader.dataset is dataset
+
+
+def test_copy_with_another_sampler_goes_by_that() -> None:
+    loader = DataLoader(Noisy(), 4, shuffle=True)
+    list(loader)
+    twin = copy.copy(loader)
+    vars(twin).update(batch_sampler=[[3, 1]])
+    assert [batch[:, 0].tolist() for batch in twin] == [[3.0, 1.0]]
