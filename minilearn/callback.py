@@ -88,6 +88,8 @@ def _seems_an_event(name: str) -> bool:
     """Whether a method was meant to be an event, and would never be called."""
     if name.startswith(("before_", "after_")) or FOREIGN_EVENTS.fullmatch(name):
         return True
+    if name[0] not in "abc" or "_" not in name:  # no event is like it; comparing costs 0.2 ms
+        return False
     return did_you_mean(name, EVENTS, cutoff=0.85) != "."
 
 
