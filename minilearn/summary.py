@@ -45,7 +45,7 @@ def summarize(learn: LayeredLoop) -> Summary:
     with restored(learn):
         batch = next(iter(learn.dls.train), None)
         if batch is None:
-            raise ValueError(no_batch("training", length(learn.dls.train)))
+            raise ValueError(no_batch("training loader", length(learn.dls.train)))
         xb = _prepared(learn, batch)
         watch = _Watch(learn.model)
         with watch, torch.no_grad():
