@@ -123,7 +123,7 @@ from minilearn.hooks import (
     num_features_model,
     total_params,
 )
-from minilearn.layered import trainable_params
+from minilearn.layered import params, trainable_params
 from minilearn.learner import Learner
 from minilearn.losses import (
     BaseLoss,
@@ -139,7 +139,7 @@ from minilearn.losses import (
     MSELossFlat,
     mnist_loss,
 )
-from minilearn.lr_suggest import minimum, slide, steep, valley
+from minilearn.lr_suggest import SuggestionMethod, minimum, slide, steep, valley
 from minilearn.metrics import (
     AccumMetric,
     ActivationType,
@@ -241,8 +241,7 @@ __all__ = [
     "CancelBackwardException", "CancelBatchException", "CancelEpochException", "CancelException", "CancelFitException",
     "CancelStepException", "CancelTrainException", "CancelValidException", "Cast", "ChannelsLast",
     "ChannelsLastCallback", "Checkpoint", "CohenKappa", "CollectData", "CollectDataCallback", "CrossEntropyLossFlat",
-    "CutMix",
-    "DataError", "DataLoader", "DataLoaders", "DevicePlacement", "Dice", "DiceLoss", "DiceMulti", "EMA",
+    "CutMix", "DataError", "DataLoader", "DataLoaders", "DevicePlacement", "Dice", "DiceLoss", "DiceMulti", "EMA",
     "EarlyStopping", "EarlyStoppingCallback", "ExplainedVariance", "F", "F1Score", "F1ScoreMulti", "FBeta",
     "FBetaMulti", "FetchPreds", "FetchPredsCallback", "FileError", "FocalLoss", "FocalLossFlat", "GatherPreds",
     "GatherPredsCallback", "GradientAccumulation", "GradientClip", "HammingLoss", "HammingLossMulti", "Hook",
@@ -255,13 +254,13 @@ __all__ = [
     "RAdam", "RMSProp", "RandomFlip", "RandomShift", "Recall", "RecallMulti", "Recorder", "ReduceLROnPlateau", "RocAuc",
     "RocAucBinary", "RocAucMulti", "SGD", "SWA", "SaveModel", "SaveModelCallback", "SchedCos", "SchedExp", "SchedLin",
     "SchedNo", "SchedPoly", "ShortEpoch", "ShortEpochCallback", "ShowGraph", "ShowGraphCallback", "SkipToEpoch",
-    "SpearmanCorrCoef", "Split", "Tensor", "TensorBoard", "TensorBoardCallback", "TerminateOnNaN",
+    "SpearmanCorrCoef", "Split", "SuggestionMethod", "Tensor", "TensorBoard", "TensorBoardCallback", "TerminateOnNaN",
     "TerminateOnNaNCallback", "TorchScheduler", "TrackerCallback", "TrainEval", "TrainEvalCallback", "URLs",
     "ValueMetric", "Wandb", "WandbCallback", "WeightAverage", "accuracy", "accuracy_multi", "array", "batch_accuracy",
     "combine_scheds", "combined_cos", "default_device", "digits", "digits_sample", "dummy_eval", "error_rate",
     "exp_rmspe", "first", "has_params", "hook_output", "hook_outputs", "layer_info", "load_model", "mae", "minimum",
     "mnist", "mnist_loss", "mnist_sample", "model_sizes", "mse", "msle", "nn", "np", "num_features_model", "optim",
-    "partial", "perplexity", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics", "plot_optimizers",
+    "params", "partial", "perplexity", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics", "plot_optimizers",
     "plot_sched", "plt", "ranger", "rmse", "save_model", "set_bn_eval", "set_seed", "show_image", "skm_to_fastai",
     "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch", "total_params",
     "trainable_params", "untar_data", "valley",

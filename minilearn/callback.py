@@ -142,6 +142,8 @@ class Callback:
 
     learn: "Learner"
     """The Learner, from the moment the callback was added until it is removed."""
+    name: str
+    """What ``learn.early_stopping`` finds it by: its class's name in small letters, without "Callback"."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -169,12 +171,28 @@ class Callback:
         def __getattr__(self, name: str) -> Any:
             if name == "learn":
                 raise AttributeError(f"{type(self).__name__} has not been added to a Learner yet")
+            if name == "name":
+                words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", type(self).__name__)
+                return words.removesuffix("_Callback").lower()
             if isinstance(getattr(type(self), name, None), state):
                 return getattr(self.learn, name)  # raises again, with the words that say when it appears
             missing = f"{type(self).__name__} has no attribute '{name}'"
             if name in dir(self.__dict__.get("learn")):
                 raise AttributeError(f"{missing}; the Learner has: self.learn.{name}")
             raise AttributeError(missing + did_you_mean(name, [known for known in dir(self) if known[0] != "_"]))
+
+    @property
+    def run(self) -> bool:
+        """Whether events reach this callback. False lasts until the fit has ended; `cleanup_fit` comes all the same."""
+        return not self.__dict__.get("_rests", False)
+
+    @run.setter
+    def run(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise TypeError(f"{type(self).__name__}.run says whether its events come, True or False, got {value!r}")
+        self._rests = not value
+        if "learn" in self.__dict__:
+            self.learn.build_handlers()
 
     @state
     def model(self) -> nn.Module:

@@ -19,6 +19,14 @@ def trainable_params(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
+def params(module: nn.Module) -> list[nn.Parameter]:
+    """All parameters of a module, as a list.
+
+    >>> two_layers = lambda model: [params(model[0]), params(model[1])]  # a splitter for `Learner`
+    """
+    return list(module.parameters())
+
+
 class LayeredLoop(ManagedLoop):
     """A loop that makes its optimizer over the layers that `splitter` gives, and freezes and unfreezes them."""
 

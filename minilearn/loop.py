@@ -263,8 +263,8 @@ class Loop:
         """Calls what the callbacks do at event `name`, in order. An error gets a note that says whose it is."""
         table = self._handlers
         for handler in table.get(name, ()):
-            if self._handlers is not table and "learn" not in _owner(handler).__dict__:
-                continue  # a handler before it in this very event has removed it
+            if self._handlers is not table and not ("learn" in _owner(handler).__dict__ and _owner(handler).run):
+                continue  # a handler before it in this very event has removed it, or put it to rest
             try:
                 handler()
             except CancelException as cancel:
@@ -277,8 +277,10 @@ class Loop:
     def build_handlers(self) -> None:
         """Looks up, for each event, the methods of just those callbacks that define it."""
         self.cbs.sort(key=lambda cb: cb.order)
+        awake = [cb for cb in self.cbs if cb.run]
+        heard = {**dict.fromkeys(EVENTS, awake), "cleanup_fit": self.cbs}
         everywhere = {
-            event: [getattr(cb, event) for cb in self.cbs if hasattr(type(cb), event)]
+            event: [getattr(cb, event) for cb in heard[event] if hasattr(type(cb), event)]
             for event in EVENTS
             if any(hasattr(type(cb), event) for cb in self.cbs)
         }
@@ -339,6 +341,8 @@ class Loop:
         finally:
             self._forget(*OF_A_BATCH, *OF_A_PART)
             self.training = self._running = False
+            if [cb for cb in self.cbs if cb.__dict__.pop("_rests", False)]:  # they hear of the next fit
+                self.build_handlers()
         if failed is not None and error is None:
             raise failed
 

@@ -117,6 +117,15 @@ def slide(
 SUGGESTIONS: dict[str, Suggestion] = {"valley": valley, "steep": steep, "minimum": minimum, "slide": slide}
 
 
+class SuggestionMethod:
+    """The suggestions under fastai's names: ``learn.lr_find(suggest_funcs=(SuggestionMethod.Valley,))``."""
+
+    Valley = staticmethod(valley)
+    Slide = staticmethod(slide)
+    Minimum = staticmethod(minimum)
+    Steep = staticmethod(steep)
+
+
 def _curve(lrs: Sequence[float], losses: Sequence[float]) -> tuple[list[float], list[float]]:
     """The points up to the first loss that is not finite, as floats.
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-from minilearn.callback import Callback, Callbacks
-from minilearn.errors import describe
+from minilearn.callback import EVENTS, Callback, Callbacks
+from minilearn.errors import describe, did_you_mean
 from minilearn.loop import Loop
 
 
@@ -86,6 +86,30 @@ class ManagedLoop(Loop):
         finally:
             self.add_cbs([cb for cb in before if "learn" not in cb.__dict__])
 
+    def ordered_cbs(self, event: str) -> list[Callback]:
+        """The callbacks that act at an event, in their order.
+
+        Raises:
+            ValueError: there is no such event.
+        """
+        if event not in EVENTS:
+            raise ValueError(f"no event '{event}'{did_you_mean(event, EVENTS)}")
+        return [cb for cb in self.cbs if hasattr(type(cb), event)]
+
+    def show_training_loop(self) -> None:
+        """Prints the events in their order, each with the callbacks that act at it; inner parts are indented."""
+        within: list[str] = []
+        for event in EVENTS:
+            part = event.rpartition("_")[2]
+            if part in within:  # it ends
+                del within[within.index(part) :]
+            acting = ", ".join(type(cb).__name__ for cb in self.ordered_cbs(event))
+            self.logger(f"{'  ' * len(within)}{event}{': ' * bool(acting)}{acting}")
+            if event.startswith("before_"):
+                within.append(part)
+            if part == "validate" and part in within:
+                self.logger(f"{'  ' * len(within)}the batch's events as above, without backward and step")
+
     @contextmanager
     def no_bar(self) -> Iterator[None]:
         """Without the live bar for the length of a ``with`` block; the table is still printed."""
@@ -103,6 +127,19 @@ class ManagedLoop(Loop):
             yield
         finally:
             self.logger = before
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(cb.name for cb in self.__dict__.get("cbs", ()))]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            called = [cb for cb in self.__dict__.get("cbs", ()) if cb.name == name]
+            if len(called) == 1:
+                return called[0]
+            if called:
+                raise AttributeError(f"this Learner has {len(called)} callbacks '{name}'; learn.cbs has them all")
+            return super().__getattr__(name)
 
 
 def _silent(text: str) -> None:

@@ -347,6 +347,22 @@ class PredictingLoop(ScheduledFits, ABC):
                 return cb
         raise ValueError("this Learner has no Recorder: add one, learn.add_cb(Recorder())")
 
+    @property
+    def final_record(self) -> list[float | None]:
+        """The figures of the last epoch, a row of `recorder.values`: training loss, validation loss, metrics.
+
+        Raises:
+            ValueError: no epoch has been recorded.
+        """
+        if not self.recorder.values:
+            raise ValueError("there is no final_record yet: no epoch has been recorded")
+        return self.recorder.values[-1]
+
+    @property
+    def smooth_loss(self) -> float | None:
+        """The moving average of the training loss; None before the first batch. Waits for the device."""
+        return self.recorder.smooth_loss.value
+
 
 def _first_row(value: Tensor) -> Tensor:
     return value[0] if value.ndim else value

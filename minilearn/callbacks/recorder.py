@@ -165,6 +165,10 @@ class Recorder(Callback):
                 raise ValueError(f"no hyperparameter '{name}' was recorded{did_you_mean(name, known)}")
         return plot_sched({name: known[name] for name in names}, stride=self.stride, ax=ax)
 
+    def plot_lr_find(self, skip_end: int = 5, *, ax: "Axes | None" = None) -> "Axes":
+        """Draws the curve of the last `Learner.lr_find`: `LRSearch.plot`."""
+        return self.learn.lr_search.plot(skip_end=skip_end, ax=ax)
+
     def state_dict(self) -> dict[str, Any]:
         """The history so far, as plain values. Waits for the device."""
         average = self.smooth_loss.state_dict()

@@ -58,7 +58,7 @@ class Wandb(Callback):
             raise ImportError("Wandb needs the package wandb: pip install wandb")
         if run is not None and not callable(getattr(run, "log", None)):
             raise TypeError(f"run must be what wandb.init() gave, got {describe(run)}")
-        self.run, self.log_config, self.log_preds = run, log_config, log_preds
+        self._given, self.log_config, self.log_preds = run, log_config, log_preds
         self._figures, self._first = BatchFigures(self._log, stride), FirstRows(n_preds)
         self._run: Any = None
         self._before = self._written = 0
@@ -74,7 +74,7 @@ class Wandb(Callback):
         self._figures.load_state_dict(state["figures"])
 
     def before_fit(self) -> None:
-        run = self.run
+        run = self._given
         if run is None:
             import wandb
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from minilearn.data.loader import ANEW, DataLoader, length, no_batch
 from minilearn.errors import describe, whole
-from minilearn.tensors import existing_device
+from minilearn.tensors import default_device, existing_device
 
 BatchTransform = Callable[[Tensor], Tensor]
 """Makes the input that the model gets, (batch, …), of the one that the loader gives; see `transforms`."""
@@ -170,6 +170,14 @@ class DataLoaders:
             if isinstance(loader, DataLoader):
                 loader.to(self.device)
         return self
+
+    def cuda(self) -> Self:
+        """`to` the GPU where there is one: the current CUDA GPU, else Apple's; else to the CPU."""
+        return self.to(default_device())
+
+    def cpu(self) -> Self:
+        """`to` the CPU."""
+        return self.to("cpu")
 
     @classmethod
     def from_dsets(

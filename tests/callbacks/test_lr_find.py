@@ -17,6 +17,7 @@ from minilearn.callback import Callback, CancelBatchException, CancelTrainExcept
 from minilearn.callbacks import LRFinder, Recorder, TerminateOnNaN
 from minilearn.data import DataLoader, DataLoaders
 from minilearn.learner import Learner
+from minilearn.lr_suggest import SuggestionMethod
 from minilearn.metrics import mse
 from minilearn.optim import SGD, Adam
 
@@ -678,6 +679,22 @@ def test_search_is_drawn_with_its_suggestions() -> None:
     assert len(ax.lines[0].get_xdata()) == len(learn.lr_search.lrs) - 5
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == [f"valley: {found.valley:.2e}", f"minimum: {found.minimum:.2e}"]
+
+
+def test_recorder_draws_the_search_too() -> None:
+    from matplotlib import pyplot
+
+    learn = learner()
+    learn.lr_find(1e-4, 1e-1, show_plot=False)
+    ax = learn.recorder.plot_lr_find(skip_end=20)
+    pyplot.close("all")
+    assert len(ax.lines[0].get_xdata()) == len(learn.lr_search.lrs) - 20
+
+
+def test_suggestions_have_fastais_names_too() -> None:
+    learn = learner()
+    methods = (SuggestionMethod.Valley, SuggestionMethod.Slide, SuggestionMethod.Minimum, SuggestionMethod.Steep)
+    assert find(learn, suggest_funcs=methods) == find(learn, suggest_funcs=("valley", "slide", "minimum", "steep"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from minilearn.data import DataLoader, DataLoaders, IntToFloat, RandomFlip
+from minilearn.tensors import default_device
 
 X, Y = torch.arange(30.0).reshape(10, 3), torch.arange(10).unsqueeze(1)
 
@@ -48,6 +49,14 @@ def test_one_batch_is_the_first_of_training() -> None:
 
 def test_device_is_set_by_to() -> None:
     assert DataLoaders([X]).to("cpu").device == torch.device("cpu")
+
+
+def test_cpu_is_to_the_cpu() -> None:
+    assert DataLoaders([X], device="meta").cpu().device == torch.device("cpu")
+
+
+def test_cuda_is_to_the_gpu_where_there_is_one() -> None:
+    assert DataLoaders([X]).cuda().device == default_device()
 
 
 def test_batch_size_by_torchs_name_goes_through_from_tensors() -> None:

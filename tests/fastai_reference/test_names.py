@@ -20,7 +20,7 @@ from minilearn.optim import SGD, Lookahead, OptimWrapper
 
 HERE = Path(__file__).parent
 RECORDED = {row["name"]: row for row in json.loads((HERE / "names.json").read_text())}
-PAGE = HERE.parents[1] / "docs" / "from-fastai-names.part.md"
+PAGE = HERE.parents[1] / "docs" / "from-fastai-names.md"
 STATES = ("same", "different", "left out")
 
 Entry = tuple[str, str]

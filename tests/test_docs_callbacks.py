@@ -1,0 +1,119 @@
+"""docs/callbacks.md: its code runs in its order, and its tables are those of the classes."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import minilearn.all
+from minilearn.callback import EVENTS, Callback
+from minilearn.step import IN_STEP
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "callbacks.md").read_text()
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def rows(header: str) -> list[list[str]]:
+    """The cells of the table whose header line begins so, row by row."""
+    lines = PAGE[PAGE.index(f"\n| {header} |") :].splitlines()[3:]
+    end = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[:end]]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`(\w+)`", cell)
+
+
+EXPORTED: dict[str, type[Callback]] = {
+    name: thing
+    for name, thing in vars(minilearn.all).items()
+    if name in minilearn.all.__all__ and isinstance(thing, type) and issubclass(thing, Callback)
+}
+LIBRARY = {cls.__name__: cls for cls in EXPORTED.values() if cls is not Callback}
+TABLE = {quoted(cells[0])[0]: cells for cells in rows("callback")}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Batches are too small to gain by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_code_runs_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # it writes a log
+    assert len(blocks()) >= 4
+    names: dict[str, Any] = {}
+    for block in blocks():
+        exec(block, names)
+    assert "before_fit: TrainEval, DevicePlacement, Recorder, ProgressCallback" in capsys.readouterr().out
+    again = names["LargestGradient"]()
+    again.load_state_dict(names["gradients"].state_dict())
+    assert again.largest == names["gradients"].largest
+
+
+def test_every_event_is_in_the_table_in_its_order() -> None:
+    assert [quoted(cells[0]) for cells in rows("event")] == [[event] for event in EVENTS]
+
+
+def test_every_callback_is_in_the_table_once() -> None:
+    assert len(TABLE) == len(rows("callback"))
+    assert TABLE.keys() == LIBRARY.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_callback_is_there_under_all_its_names(name: str) -> None:
+    assert set(quoted(TABLE[name][0])) == {given for given, cls in EXPORTED.items() if cls is LIBRARY[name]}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_events_are_those_of_the_class(name: str) -> None:
+    assert quoted(TABLE[name][2]) == [event for event in EVENTS if hasattr(LIBRARY[name], event)]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_compiled_is_the_whole_step_where_the_callback_does_not_act_in_it(name: str) -> None:
+    cls = LIBRARY[name]
+    acts = cls.acts_in_step and any(hasattr(cls, event) for event in IN_STEP)
+    assert TABLE[name][4].split(",")[0] == ("the model" if acts else "whole")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_state_is_told_where_there_is_one(name: str) -> None:
+    cls = LIBRARY[name]
+    assert (TABLE[name][5] != "–") == (cls.state_dict is not Callback.state_dict)
+    assert (cls.state_dict is Callback.state_dict) == (cls.load_state_dict is Callback.load_state_dict)
+
+
+def test_every_cell_says_something() -> None:
+    assert [cells for cells in TABLE.values() if len(cells) != 6 or not all(cells)] == []
+
+
+def test_first_four_are_the_default_ones() -> None:
+    from minilearn.learner import DEFAULT_CALLBACKS
+
+    assert list(TABLE)[:4] == [cls.__name__ for cls in DEFAULT_CALLBACKS]
+    assert [name for name, cells in TABLE.items() if "default" in cells[1]] == list(TABLE)[:4]
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", PAGE) if "://" not in target]
+    assert targets
+    for target in targets:
+        file, _, heading = target.partition("#")
+        text = (DOCS / file).read_text() if file else PAGE
+        found = {
+            re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)
+        }
+        assert not heading or heading in found
