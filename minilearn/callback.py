@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minilearn.errors import did_you_mean
+from minilearn.heard import Heard
 
 if TYPE_CHECKING:
     from minilearn.data.loaders import DataLoaders
@@ -109,7 +110,7 @@ else:
             raise AttributeError(f"a callback reads self.{name} and writes self.learn.{written}")
 
 
-class Callback:
+class Callback(Heard):
     """One behaviour of a fit: a class with a method, without arguments, for each event at which it acts.
 
     Callbacks are called in ascending `order`, those of the same order as they were added. What a callback reads all
@@ -142,8 +143,6 @@ class Callback:
 
     learn: "Learner"
     """The Learner, from the moment the callback was added until it is removed."""
-    name: str
-    """What ``learn.early_stopping`` finds it by: its class's name in small letters, without "Callback"."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -171,28 +170,12 @@ class Callback:
         def __getattr__(self, name: str) -> Any:
             if name == "learn":
                 raise AttributeError(f"{type(self).__name__} has not been added to a Learner yet")
-            if name == "name":
-                words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", type(self).__name__)
-                return words.removesuffix("_Callback").lower()
             if isinstance(getattr(type(self), name, None), state):
                 return getattr(self.learn, name)  # raises again, with the words that say when it appears
             missing = f"{type(self).__name__} has no attribute '{name}'"
             if name in dir(self.__dict__.get("learn")):
                 raise AttributeError(f"{missing}; the Learner has: self.learn.{name}")
             raise AttributeError(missing + did_you_mean(name, [known for known in dir(self) if known[0] != "_"]))
-
-    @property
-    def run(self) -> bool:
-        """Whether events reach this callback. False lasts until the fit has ended; `cleanup_fit` comes all the same."""
-        return not self.__dict__.get("_rests", False)
-
-    @run.setter
-    def run(self, value: bool) -> None:
-        if not isinstance(value, bool):
-            raise TypeError(f"{type(self).__name__}.run says whether its events come, True or False, got {value!r}")
-        self._rests = not value
-        if "learn" in self.__dict__:
-            self.learn.build_handlers()
 
     @state
     def model(self) -> nn.Module:

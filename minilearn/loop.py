@@ -277,10 +277,8 @@ class Loop:
     def build_handlers(self) -> None:
         """Looks up, for each event, the methods of just those callbacks that define it."""
         self.cbs.sort(key=lambda cb: cb.order)
-        awake = [cb for cb in self.cbs if cb.run]
-        heard = {**dict.fromkeys(EVENTS, awake), "cleanup_fit": self.cbs}
         everywhere = {
-            event: [getattr(cb, event) for cb in heard[event] if hasattr(type(cb), event)]
+            event: [getattr(cb, event) for cb in self.cbs if hasattr(type(cb), event)]
             for event in EVENTS
             if any(hasattr(type(cb), event) for cb in self.cbs)
         }
@@ -341,8 +339,6 @@ class Loop:
         finally:
             self._forget(*OF_A_BATCH, *OF_A_PART)
             self.training = self._running = False
-            if [cb for cb in self.cbs if cb.__dict__.pop("_rests", False)]:  # they hear of the next fit
-                self.build_handlers()
         if failed is not None and error is None:
             raise failed
 

@@ -18,7 +18,7 @@ ROOMS = [
     "errors", "tensors", "random_states", "compiling", "operators", "batches",
     "files", "rows", "states", "tensor_files", "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
     "schedule", "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
-    "graphs", "callback", "step", "loop", "managed", "restore", "layered",
+    "graphs", "heard", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "summary", "described", "fits", "predictions", "saved", "conversions",
     "learner",

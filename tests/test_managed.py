@@ -247,6 +247,25 @@ def test_class_that_always_rests_hears_of_nothing() -> None:
     assert log.events == ["cleanup_fit"]
 
 
+def test_callback_can_stay_out_of_a_search_as_in_fastai() -> None:
+    class OnlyFits(Callback):
+        seen = 0
+
+        def before_fit(self) -> None:
+            self.run = not hasattr(self.learn, "lr_finder")
+
+        def after_loss(self) -> None:
+            self.seen += 1
+
+    only = OnlyFits()
+    learn = learner(only)
+    learn.lr_find(1e-5, 1e-2, num_it=20, show_plot=False, suggest_funcs=None)
+    assert only.seen == 0
+    learn.fit(1)
+    assert only.seen == 3
+    assert only.run
+
+
 @pytest.mark.parametrize("value", [None, "now", 1, np.bool_(False)])
 def test_run_is_true_or_false(value: Any) -> None:
     with pytest.raises(TypeError, match=r"Log\.run says whether its events come, True or False, got"):
