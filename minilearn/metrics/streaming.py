@@ -41,6 +41,9 @@ class Metric:
 
     name: str = ""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Metric":
         """A copy with sums of its own; `func` stays the same, as a callback's method would take its Learner along."""
         func = self.__dict__.get("func")
