@@ -13,6 +13,8 @@ from minilearn.tensors import leaves, shape_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LETTER_INCHES = 0.08
+"""How wide a letter of a table is, about; a table is as wide as its texts."""
 LEAST_SIDE = 8
 """Images have at least so many pixels a side; what is smaller is numbers, to be read."""
 
@@ -173,10 +175,13 @@ def _wrong(targets: Any, answers: Any, n: int) -> list[bool]:
 def _table(rows: list[list[str]], wrong: Sequence[bool], ax: "Axes | None") -> "Axes":
     from matplotlib import pyplot
 
+    headings = ["input", "target", "prediction"]
     if ax is None:
-        ax = pyplot.subplots(figsize=(6, 0.5 + 0.3 * len(rows)), layout="constrained")[1]
+        letters = sum(max(map(len, column)) + 4 for column in zip(headings, *rows, strict=True))
+        size = max(4.0, LETTER_INCHES * letters), 0.5 + 0.3 * len(rows)
+        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
     ax.set_axis_off()
-    table = ax.table(rows, colLabels=["input", "target", "prediction"], loc="center", cellLoc="left")
+    table = ax.table(rows, colLabels=headings, loc="center", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     table.auto_set_column_width([0, 1, 2])

@@ -731,8 +731,11 @@ def test_results_of_numbers_are_a_table() -> None:
 
 def test_a_table_of_results_is_as_wide_as_its_texts() -> None:
     long = torch.arange(600.0, 606.0).reshape(1, 6) / 7
-    ax = learner(model=nn.Identity()).show_results(dl=[(long, torch.tensor([0]))])
+    ax = learner(model=nn.Identity()).show_results(dl=[(long, long)])
     ax.figure.canvas.draw()
+    cells = [cell.get_window_extent() for cell in ax.tables[0].get_celld().values()]
+    assert min(cell.x0 for cell in cells) >= 0
+    assert max(cell.x1 for cell in cells) <= ax.figure.bbox.x1
     cell = ax.tables[0][1, 0]
     text = cell.get_text().get_window_extent()
     assert text.x0 >= cell.get_window_extent().x0
