@@ -158,6 +158,9 @@ class Callback(Heard):
                     " The events: " + ", ".join(event for event in EVENTS if "cancel" not in event)
                 )
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def state_dict(self) -> dict[str, Any]:
         """What this callback needs to go on after an interruption: plain values and tensors. Nothing by default."""
         return {}

@@ -134,7 +134,9 @@ def infer_loss(pred: Any, yb: tuple[Any, ...]) -> tuple[Loss, str]:
         if indices and pred.ndim >= 2 and pred.shape[1] > 1 and target.shape == pred.shape[:1] + pred.shape[2:]:
             return F.cross_entropy, f"loss_func: cross-entropy, since {seen}: class indices; {choose}"
         if one_each and target.is_floating_point():
-            return flat_mse, f"loss_func: mean squared error, since {seen}; {choose}"
+            labels = bool(((target == 0) | (target == 1)).all())
+            fix = ". They are all 0 or 1: for labels, give loss_func=BCEWithLogitsLossFlat()" if labels else ""
+            return flat_mse, f"loss_func: mean squared error, since {seen}; {choose}{fix}"
     raise ValueError(
         f"no loss follows from this batch: {seen}. It would from one logit against 0 or 1 (binary cross-entropy),"
         " (batch, classes) against int64 (batch,) (cross-entropy), or floats against floats of the same shape"

@@ -265,10 +265,11 @@ def plot_images(
     columns: int = 8,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """A grid of grey images with a line of text above each; those that are `wrong` in a frame of their own colour.
+    """A grid of images with a line of text above each; those that are `wrong` in a frame of their own colour.
 
     Args:
-        images: (images, height, width) or (images, height · width) for square ones; small is black.
+        images: (images, height, width), (images, height · width) for square ones, small is black; or (images, height,
+            width, 3) in [0, 1].
         titles: a text an image.
         wrong: whether to mark it, an image.
         columns: images a row.
@@ -290,6 +291,20 @@ def plot_images(
         if i < len(titles):
             cell.set_title(titles[i], fontsize=9, pad=3, color=ORANGE if marked else "black")
     return ax
+
+
+def viewable(images: Tensor) -> Tensor:
+    """Images of any scale with each one's numbers from 0 to 1, as `plot_images` takes them, on the CPU.
+
+    Args:
+        images: (batch, channels, height, width) with 1 or 3 channels, of any scale and dtype.
+    Returns:
+        float (batch, height, width), or (batch, height, width, 3).
+    """
+    images = images.detach().cpu().float()
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    scaled = ((images - low) / (high - low).clamp_min(1e-12)).nan_to_num()
+    return scaled[:, 0] if images.shape[1] == 1 else scaled.movedim(1, -1)
 
 
 def show_image(image: Any, *, title: str = "", ax: "Axes | None" = None, cmap: str = "gray") -> "Axes":

@@ -23,7 +23,8 @@ from minilearn.losses import not_reduced
 from minilearn.managed import callbacks_of
 from minilearn.metrics import as_metrics
 from minilearn.results import plot_results
-from minilearn.rows import each_tensor, in_rows
+from minilearn.rows import in_rows
+from minilearn.tensors import map_tensors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +115,7 @@ class PredictingLoop(ScheduledFits, ABC):
             are asked for. Targets are None where the loader has none; several are a tuple.
         Raises:
             IndexError: there is no loader `ds_idx`.
-            TypeError: `dl` is no loader.
+            TypeError: `dl` is no loader, or `act` no function.
             ValueError: the loader gave no batch, its rows cannot be gathered, or come in batches out of order that
                 cannot be written to a file as they come.
         """
@@ -162,7 +163,7 @@ class PredictingLoop(ScheduledFits, ABC):
             collate = self.dls.train.collate_fn
         batch = collate([item])
         preds, _, decoded = self.get_preds(dl=[batch], with_decoded=True, with_targs=False)
-        pred, answer = (each_tensor(_first_row, part) for part in (preds, decoded))
+        pred, answer = (map_tensors(_first_row, part) for part in (preds, decoded))
         plain = answer.item() if isinstance(answer, Tensor) and answer.numel() == 1 else answer
         vocab = getattr(self.dls, "vocab", None)
         if vocab is not None and isinstance(plain, int):

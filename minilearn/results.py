@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from minilearn.plots import plot_images
+from minilearn.plots import plot_images, viewable
 from minilearn.tensors import leaves, shape_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LETTER_INCHES = 0.08
+"""How wide a letter of a table is, about; a table is as wide as its texts."""
 LEAST_SIDE = 8
 """Images have at least so many pixels a side; what is smaller is numbers, to be read."""
 
@@ -31,7 +33,8 @@ def plot_results(
 
     Images are (batch, height, width), (batch, channels, height, width) with 1 or 3 channels, or (batch, height ·
     width) of square ones, at least 8 pixels a side. A wrong answer is marked where target and answer are whole numbers
-    or truth values.
+    or truth values. Targets and answers that are maps of the images' size, as in segmentation, or images themselves,
+    are pictures too: a row has input, target and answer.
 
     Args:
         inputs: a batch's input, a tensor or anything nested.
@@ -39,7 +42,7 @@ def plot_results(
         answers: the answers in the form of the targets, on the CPU.
         max_n: how many rows at most.
         vocab: names of the classes.
-        columns: images a row of the picture.
+        columns: images a row of the picture; with maps it is 3.
         ax: where to draw; by default a new figure.
     Returns:
         The axes.
@@ -52,13 +55,18 @@ def plot_results(
     if images is None:
         rows = zip(_texts(inputs, n), target_texts or [""] * n, answer_texts, strict=False)
         return _table([list(row) for row in rows], wrong, ax)
-    titles = [f"{target} → {answer}" for target, answer in zip(target_texts, answer_texts, strict=False)]
+    titles = [
+        f"{target} → {answer}" for target, answer in zip(target_texts, answer_texts, strict=False)
+    ] or answer_texts
+    images, columns = images[:n], min(columns, n)
+    if (maps := _as_maps(images, targets, answers, n)) is not None:
+        (images, titles), wrong, columns = maps, [], 3
     if ax is None:
         from matplotlib import pyplot
 
-        size = 2.0 * min(columns, n), 2.2 * math.ceil(n / columns)
+        size = 2.0 * columns, 2.2 * math.ceil(len(images) / columns)
         ax = pyplot.subplots(figsize=size, layout="constrained")[1]
-    plot_images(images[:n], titles or answer_texts, wrong=wrong, columns=min(columns, n), ax=ax)
+    plot_images(images, titles, wrong=wrong, columns=columns, ax=ax)
     return ax
 
 
@@ -75,15 +83,46 @@ def as_images(inputs: Any) -> Tensor | None:
     if images.ndim == 4:
         if images.shape[1] not in (1, 3):
             return None
-        images = images[:, 0] if images.shape[1] == 1 else _in_unit(images).movedim(1, -1)
+        images = images[:, 0] if images.shape[1] == 1 else viewable(images)
     sides = images.shape[1:3]
     return images if min(sides) >= LEAST_SIDE else None
 
 
-def _in_unit(images: Tensor) -> Tensor:
-    """Each image's colours from 0 to 1, whatever they were normalised to."""
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)
+def _as_maps(images: Tensor, targets: Any, answers: Any, n: int) -> tuple[Tensor, list[str]] | None:
+    """Inputs, targets and answers in turn, (3 · n, height, width, 3) in [0, 1], and titles; None if these are no maps.
+
+    Of classes each has a colour of its own, the same in target and answer, and the share of pixels that are right is
+    said.
+    """
+    targets, answers = (
+        part[0] if isinstance(part, (tuple, list)) and len(part) == 1 else part for part in (targets, answers)
+    )
+    wanted, said = as_images(targets), as_images(answers)
+    sides = images.shape[1:3]
+    if wanted is None or said is None or wanted.shape != said.shape or wanted.shape[1:3] != sides:
+        return None
+    wanted, said = wanted[:n], said[:n]
+    titles = ["input", "target", "prediction"] + [""] * 3 * (n - 1)
+    if targets.is_floating_point() or answers.is_floating_point():
+        columns = [_coloured(part) for part in (images[:n], wanted, said)]
+    else:
+        most = max(float(wanted.max()), float(said.max()), 1.0)
+        columns = [_coloured(images[:n]), *(_of_classes(part / most) for part in (wanted, said))]
+        right = (wanted == said).flatten(1).float().mean(1).tolist()
+        titles[2::3] = [f"{'prediction, ' if i == 0 else ''}{share:.0%} right" for i, share in enumerate(right)]
+    return torch.stack(columns, 1).flatten(0, 1), titles
+
+
+def _coloured(images: Tensor) -> Tensor:
+    """Images (batch, height, width) of any scale, or (batch, height, width, 3) as they are, with three channels."""
+    return images if images.ndim == 4 else viewable(images[:, None])[..., None].expand(-1, -1, -1, 3)
+
+
+def _of_classes(shares: Tensor) -> Tensor:
+    """Numbers in [0, 1], (batch, height, width), as colours, (batch, height, width, 3)."""
+    from matplotlib import colormaps
+
+    return torch.from_numpy(colormaps["viridis"](shares.numpy())[..., :3]).float()
 
 
 def _texts(values: Any, n: int, vocab: Sequence[str] | None = None) -> list[str]:
@@ -136,12 +175,16 @@ def _wrong(targets: Any, answers: Any, n: int) -> list[bool]:
 def _table(rows: list[list[str]], wrong: Sequence[bool], ax: "Axes | None") -> "Axes":
     from matplotlib import pyplot
 
+    headings = ["input", "target", "prediction"]
     if ax is None:
-        ax = pyplot.subplots(figsize=(6, 0.5 + 0.3 * len(rows)), layout="constrained")[1]
+        letters = sum(max(map(len, column)) + 4 for column in zip(headings, *rows, strict=True))
+        size = max(4.0, LETTER_INCHES * letters), 0.5 + 0.3 * len(rows)
+        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
     ax.set_axis_off()
-    table = ax.table(rows, colLabels=["input", "target", "prediction"], loc="center", cellLoc="left")
+    table = ax.table(rows, colLabels=headings, loc="center", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(9)
+    table.auto_set_column_width([0, 1, 2])
     for i, marked in enumerate(wrong):
         if marked:
             table[i + 1, 2].get_text().set_color("#D55E00")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minilearn.files import whole_file
-from minilearn.tensors import shape_text
+from minilearn.tensors import map_tensors, shape_text
 
 HELD, HELD_BYTES = 16, 1 << 16
 """How many small parts are copied at once where they may be, and how large a small one is at most."""
@@ -337,20 +337,8 @@ def _rebuilt(like: Any, wholes: Iterator[Any]) -> Any:
     return next(wholes)
 
 
-def each_tensor(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """`value` with every tensor in its tuples, lists and dicts replaced by what `function` makes of it."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: each_tensor(function, part) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        parts = [each_tensor(function, part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
-
-
 def _on_cpu(value: Any) -> Any:
-    return each_tensor(lambda part: part.detach().clone().cpu(), value)
+    return map_tensors(lambda part: part.detach().clone().cpu(), value)
 
 
 def in_rows(value: Any, order: Tensor | None, dim: int = 0) -> Any:

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from minilearn.errors import describe, did_you_mean, warn
+from minilearn.errors import did_you_mean, warn
 from minilearn.files import FileError
 from minilearn.predictions import PredictingLoop
 from minilearn.states import flatten_state, unflatten_state
-from minilearn.tensor_files import read_tensors, write_tensors
+from minilearn.tensor_files import read_tensors, safetensors_path, write_tensors
 from minilearn.tensors import existing_device
 
-SUFFIX = ".safetensors"
 KIND = "model"
 WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before the names of a model's parameters."""
@@ -43,7 +42,7 @@ def save_model(file: str | Path, model: nn.Module, opt: Optimizer | None = None,
         TypeError: a state holds what is neither a tensor nor a plain value; nothing is written.
         OSError: the folder cannot be made or written to, or the disk is full.
     """
-    path = _path_of(file)
+    path = safetensors_path(file)
     inner = _within(model)
     weights = inner.state_dict()
     if lazy := [name for name, value in weights.items() if is_lazy(value)]:
@@ -85,7 +84,7 @@ def load_model(
         FileError: it is damaged, cut short, or minilearn did not write it.
         ValueError: it does not fit; neither the model nor the optimizer has been changed.
     """
-    return _load(_path_of(file), model, (lambda: opt) if with_opt else None, opt is not None, device, strict)
+    return _load(safetensors_path(file), model, (lambda: opt) if with_opt else None, opt is not None, device, strict)
 
 
 def _load(
@@ -180,17 +179,7 @@ class SavedLoop(PredictingLoop):
         return self
 
     def _saved_path(self, file: str | Path) -> Path:
-        return self.path / self.model_dir / _path_of(file)
-
-
-def _path_of(file: str | Path) -> Path:
-    """A file's path with its suffix."""
-    if not isinstance(file, (str, Path)) or not Path(file).name:
-        raise TypeError(f"file must be a name or a path, got {describe(file)}")
-    path = Path(file)
-    if path.suffix in {".pth", ".pt", ".pkl", ".bin", ".ckpt"}:
-        raise ValueError(f"file is '{file}', but minilearn's files are safetensors: '{path.with_suffix('')}' is enough")
-    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+        return self.path / self.model_dir / safetensors_path(file)
 
 
 def _within(model: nn.Module) -> nn.Module:

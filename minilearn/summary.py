@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from minilearn.batches import targets_taken
 from minilearn.callback import CancelException
 from minilearn.callbacks import DevicePlacement
 from minilearn.data.loader import ANEW, length, no_batch
@@ -180,7 +181,7 @@ def _described(learn: LayeredLoop, xb: Any, watch: _Watch) -> Summary:
     params, rows = list(model.parameters()), batch_size(xb)
     trained = [p for p in params if p.requires_grad]
     given = xb if isinstance(xb, Mapping) or len(xb) != 1 else xb[0]
-    loss = learn.loss_func
+    loss, own = learn.loss_func, "the model's own, where it gives one"
     return Summary(
         model=type(model).__name__,
         batch=shape_text(given),
@@ -193,7 +194,7 @@ def _described(learn: LayeredLoop, xb: Any, watch: _Watch) -> Summary:
         gradient_bytes=_bytes(trained),
         optimizer_bytes=_state_bytes(learn),
         activation_bytes=watch.activation_bytes,
-        loss="the one that suits the first batch" if loss is None else _name(loss),
+        loss=_name(loss) if loss is not None else own if targets_taken(model) else "the one that suits the first batch",
         optimizer=_optimizer(learn),
         frozen=_frozen(learn),
         callbacks=[type(cb).__name__ for cb in learn.cbs],

@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from minilearn.errors import did_you_mean
+from minilearn.errors import describe, did_you_mean
 from minilearn.files import FileError, whole_file
 
+SUFFIX = ".safetensors"
 FORMAT = 1
 """The number of the format; a reader takes those up to its own."""
 MAX_JSON_BYTES = 64 << 20
@@ -213,3 +214,26 @@ def _not_there(path: Path) -> FileNotFoundError:
     others = sorted(other.name for other in folder.glob(f"*{path.suffix}"))
     known = f" {folder} has {', '.join(others[:5])}{', …' if len(others) > 5 else ''}." if others else ""
     return FileNotFoundError(f"there is no file {path}{did_you_mean(path.name, others)}{known}")
+
+
+def safetensors_path(file: str | Path, argument: str = "file") -> Path:
+    """A file's path with the suffix ``.safetensors``, which need not be given.
+
+    Args:
+        file: a name or a path.
+        argument: what the user calls it, for the messages.
+    Raises:
+        TypeError: it is no name.
+        ValueError: it has the suffix of another kind of file.
+
+    >>> safetensors_path("models/best-1.5").as_posix()
+    'models/best-1.5.safetensors'
+    """
+    if not isinstance(file, (str, Path)) or not Path(file).name:
+        raise TypeError(f"{argument} must be a name or a path, got {describe(file)}")
+    path = Path(file)
+    if path.suffix in {".pth", ".pt", ".pkl", ".bin", ".ckpt"}:
+        raise ValueError(
+            f"{argument} is '{file}', but minilearn's files are safetensors: '{path.with_suffix('')}' is enough"
+        )
+    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)

@@ -190,6 +190,19 @@ def tensor(x: Any, *rest: Any, **kwargs: Any) -> Tensor:
     return torch.as_tensor(x, **kwargs).requires_grad_(requires_grad)
 
 
+def on_its_way(value: Any, loss: Tensor) -> Any:
+    """A figure as it stands in this batch, where it is a tensor, which the next one may change in place; else itself.
+
+    Args:
+        value: a hyperparameter: a number, or a 0-d tensor.
+        loss: what is read after it. From a GPU the copy is queued before the loss's, so that it has arrived when the
+            loss has; nothing waits.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().to("cpu", non_blocking=True) if value.is_cuda and loss.is_cuda else value.detach().clone()
+
+
 class LateScalars:
     """Numbers that stay on the device until somebody needs them, so that no batch waits to read one.
 

@@ -286,5 +286,5 @@ def test_learner_refuses_what_is_no_model() -> None:
 
 def test_missing_validation_loader() -> None:
     learn = learner(DataLoaders(line_dls().train))
-    with pytest.raises(IndexError, match="there is no loader 1: these DataLoaders hold 1"):
+    with pytest.raises(IndexError, match="there is no loader 1: these DataLoaders hold the training loader, 0, alone"):
         learn.validate()

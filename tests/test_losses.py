@@ -136,3 +136,10 @@ def test_other_losses_predictions_are_read_as_they_are(loss: Any) -> None:
     x = torch.randn(3)
     assert activation_of(loss)(x) is x
     assert decodes_of(loss)(x) is x
+
+
+def test_labels_taken_for_numbers_are_said() -> None:
+    loss, why = infer_loss(torch.zeros(4, 3), (torch.tensor([[0.0, 1.0, 1.0]] * 4),))
+    assert loss is flat_mse
+    assert why.endswith("They are all 0 or 1: for labels, give loss_func=BCEWithLogitsLossFlat()")
+    assert "all 0 or 1" not in infer_loss(torch.zeros(4, 3), (torch.full((4, 3), 0.5),))[1]

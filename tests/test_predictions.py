@@ -20,6 +20,7 @@ from minilearn.data import DataLoader, DataLoaders, RandomFlip
 from minilearn.learner import Learner
 from minilearn.losses import activation_of, decodes_of, mnist_loss, not_reduced, row_losses
 from minilearn.metrics import mse
+from minilearn.results import plot_results
 
 TORCHS = torch.utils.data.DataLoader
 
@@ -613,7 +614,8 @@ def test_callback_at_rest_hears_nothing_and_stays() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: learner().get_preds(5), IndexError, "there is no loader 5: these DataLoaders hold 2"),
+        (lambda: learner().get_preds(5), IndexError, "there is no loader 5: these DataLoaders hold 2, from 0 on"),
+        (lambda: learner().get_preds(act="softmax"), TypeError, "act must be a function of predictions, .* got 'soft"),
         (lambda: learner().get_preds("valid"), TypeError, "ds_idx must be a loader's number, got 'valid'"),
         (
             lambda: learner().get_preds(dl=DS),
@@ -725,6 +727,47 @@ def test_results_of_numbers_are_a_table() -> None:
     cells = {place: cell.get_text().get_text() for place, cell in ax.tables[0].get_celld().items()}
     assert [cells[0, i] for i in range(3)] == ["input", "target", "prediction"]
     assert [cells[2, i] for i in range(3)] == ["2.5", "4", "2.5"]
+
+
+def test_a_table_of_results_is_as_wide_as_its_texts() -> None:
+    long = torch.arange(600.0, 606.0).reshape(1, 6) / 7
+    ax = learner(model=nn.Identity()).show_results(dl=[(long, long)])
+    ax.figure.canvas.draw()
+    cells = [cell.get_window_extent() for cell in ax.tables[0].get_celld().values()]
+    assert min(cell.x0 for cell in cells) >= 0
+    assert max(cell.x1 for cell in cells) <= ax.figure.bbox.x1
+    cell = ax.tables[0][1, 0]
+    text = cell.get_text().get_window_extent()
+    assert text.x0 >= cell.get_window_extent().x0
+    assert text.x1 <= cell.get_window_extent().x1
+
+
+def segmented(answer: Tensor) -> Any:
+    images, target = torch.rand(2, 1, 8, 8), torch.zeros(2, 8, 8, dtype=torch.long)
+    return plot_results(images, target, answer)
+
+
+def test_results_that_are_maps_are_pictures_beside_their_images() -> None:
+    answer = torch.zeros(2, 8, 8, dtype=torch.long)
+    answer[1, :4] = 1
+    cells = segmented(answer).child_axes
+    assert [cell.get_title() for cell in cells] == [
+        "input", "target", "prediction, 100% right", "", "", "50% right",
+    ]  # fmt: skip
+
+
+def test_a_class_has_the_same_colour_in_target_and_answer() -> None:
+    answer = torch.zeros(2, 8, 8, dtype=torch.long)
+    answer[1] = 1
+    pictures = [cell.images[0].get_array() for cell in segmented(answer).child_axes]
+    assert (pictures[1] == pictures[2]).all()
+    assert not (pictures[4] == pictures[5]).all()
+
+
+def test_results_that_are_images_are_pictures() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    cells = plot_results(images, images, images).child_axes
+    assert [cell.get_title() for cell in cells] == ["input", "target", "prediction", "", "", ""]
 
 
 def test_results_are_of_rows_drawn_at_random() -> None:

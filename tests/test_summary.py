@@ -343,3 +343,17 @@ def test_layer_info_is_a_tuple_for_each_layer() -> None:
         ("ReLU", "", "", (1, 5), True),
         ("Linear", 12, True, (1, 2), False),
     ]
+
+
+def test_a_model_that_takes_its_labels_has_a_loss_of_its_own() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = self.layer(x)
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    batch = {"x": torch.rand(4, 3), "labels": torch.tensor([0, 1, 1, 0])}
+    assert Learner([[batch]], Own()).summary().loss == "the model's own, where it gives one"

@@ -162,6 +162,8 @@ class WeightAverage(Callback):
     def _end(self) -> None:
         if self.leaves_average:
             self._put_in()
+            if self._weights:
+                _write(self._own, self.average)  # once more: Ctrl-C may have come in the midst of it
         else:
             self._take_out()
         self._own, self._weights, self._columns = {}, {}, []

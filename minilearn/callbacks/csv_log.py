@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from minilearn.callback import Callback
 from minilearn.callbacks.recorder import Recorder
-from minilearn.errors import whole
+from minilearn.errors import describe, whole
 from minilearn.files import whole_file
 
 
@@ -28,6 +28,7 @@ class CSVLogger(Callback):
         fname: the file, below ``learn.path`` unless it is absolute.
         append: whether what the file holds stays. The lines of this fit follow without a heading of their own.
     Raises:
+        TypeError: `fname` is no name.
         ValueError: in `before_fit`, where `append` meets a file with other columns: it could not be read any more.
         OSError: the file cannot be written.
 
@@ -40,6 +41,8 @@ class CSVLogger(Callback):
     run_search = False  # a search has no epochs
 
     def __init__(self, fname: str | Path = "history.csv", append: bool = False) -> None:
+        if not isinstance(fname, (str, Path)) or not Path(fname).name:
+            raise TypeError(f"fname must be the name of a file, such as 'history.csv', got {describe(fname)}")
         self.fname, self.append = Path(fname), append
         self._path: Path | None = None
         self._file: TextIO | None = None
@@ -106,7 +109,8 @@ class CSVLogger(Callback):
         lines = io.StringIO()
         table = csv.writer(lines, lineterminator="\n")
         for i in range(self._written, len(recorder.epochs)):
-            table.writerow([recorder.epochs[i], *recorder.values[i], recorder.seconds[i]])
+            seconds = [recorder.seconds[i]] if recorder.add_time else []
+            table.writerow([recorder.epochs[i], *recorder.values[i], *seconds])
         if self._file is None:
             self._begin(recorder.metric_names, lines.getvalue())
         elif lines.tell():

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from minilearn.errors import whole
+from minilearn.losses import activation_of, decodes_of
 from minilearn.metrics import AvgSmoothLoss
 from minilearn.optim.hypers import named
-from minilearn.plots import plot_images
-from minilearn.tensors import LateScalars
+from minilearn.plots import plot_images, viewable
+from minilearn.tensors import LateScalars, on_its_way
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +84,7 @@ class BatchFigures:
             self.read()  # what is under way has the names of the optimizer before
             self._opt, self._spots = opt, _spots(groups)
         found = [groups[i][key] if at is None else groups[i][key][at] for _, i, key, at in self._spots]
-        return [value if value.__class__ is float else _on_its_way(value, loss) for value in found]
+        return [value if value.__class__ is float else on_its_way(value, loss) for value in found]
 
 
 def _spots(groups: list[dict[str, Any]]) -> list[tuple[str, int, str, int | None]]:
@@ -99,12 +100,6 @@ def _spots(groups: list[dict[str, Any]]) -> list[tuple[str, int, str, int | None
     return [
         (f"{name}_{layer}", i, key, at) for layer, i in shown.items() for name, (key, at) in named(groups[i]).items()
     ]
-
-
-def _on_its_way(value: Any, loss: Tensor) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().to("cpu", non_blocking=True) if value.is_cuda and loss.is_cuda else value.detach().clone()
 
 
 class FirstRows:
@@ -139,8 +134,8 @@ class FirstRows:
         """The images, each below "prediction / target"; those that are wrong in a frame. Waits for the device.
 
         Args:
-            loss_func: what makes an answer of a prediction, if it has `decodes`; else the greatest logit counts where
-                the targets are classes.
+            loss_func: what makes an answer of a prediction, by its `activation` and `decodes` (`losses.decodes_of`);
+                where it says nothing, the greatest logit counts if the targets are classes.
         Returns:
             A figure that pyplot has not heard of, so that none is left open; None where there were no images.
         """
@@ -159,7 +154,7 @@ class FirstRows:
         figure = Figure(figsize=(width, height))
         ax = figure.add_axes((0.15 / width, 0.1 / height, 1 - 0.15 / width, 1 - 0.25 / height))
         wrong = (answers != y).tolist() if comparable else []
-        plot_images(_viewable(x), titles, wrong=wrong, columns=columns, ax=ax)
+        plot_images(viewable(x), titles, wrong=wrong, columns=columns, ax=ax)
         if any(titles):
             figure.suptitle("prediction / target", fontsize=10, y=1 - 0.1 / height)
         return figure
@@ -170,10 +165,10 @@ def _goes_with(part: Any, x: Tensor) -> bool:
 
 
 def _answers(pred: Tensor, y: Tensor, loss_func: Any) -> Tensor:
-    decodes = getattr(loss_func, "decodes", None)
-    if callable(decodes) and len(pred):
-        decoded = decodes(pred)
-        return decoded if isinstance(decoded, Tensor) else pred
+    if len(pred) and loss_func is not None:
+        decoded: Any = decodes_of(loss_func)(activation_of(loss_func)(pred))
+        if isinstance(decoded, Tensor) and decoded is not pred:
+            return decoded.to(y.dtype) if decoded.dtype is torch.bool and len(y) else decoded
     of_classes = pred.ndim == 2 and pred.shape[1] > 1 and y.ndim == 1 and not y.is_floating_point()
     return pred.argmax(dim=1) if of_classes else pred
 
@@ -183,10 +178,3 @@ def _texts(values: Tensor, n: int) -> list[str]:
     if values.numel() != n:
         return [""] * n
     return [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values.flatten().tolist()]
-
-
-def _viewable(x: Tensor) -> Tensor:
-    """Images (batch, channels, height, width) of any scale as (batch, height, width[, 3]) in [0, 1]."""
-    low, high = x.float().amin(dim=(1, 2, 3), keepdim=True), x.float().amax(dim=(1, 2, 3), keepdim=True)
-    scaled = ((x.float() - low) / (high - low).clamp(min=1e-12)).nan_to_num()  # (batch, channels, height, width)
-    return scaled[:, 0] if x.shape[1] == 1 else scaled.movedim(1, -1)

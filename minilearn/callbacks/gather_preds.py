@@ -11,7 +11,7 @@ from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
 from minilearn.data.loader import DataLoader, length
 from minilearn.data.order import row_count
-from minilearn.errors import whole
+from minilearn.errors import describe, whole
 from minilearn.losses import activation_of, decodes_of, infer_loss, row_losses
 from minilearn.rows import Column, InFile, InMemory, Nested, npy_path
 from minilearn.tensors import batch_size, cloned
@@ -43,6 +43,7 @@ class GatherPreds(Callback):
         own_act: the loss's activation is taken where there is no `act`.
         need_loss: whether the batch's loss is computed, for other callbacks; `get_preds` needs none.
     Raises:
+        TypeError: `act` is no function.
         ValueError: `save_preds` and `save_targs` are the same file, or are to be joined along another axis than 0.
     """
 
@@ -76,6 +77,8 @@ class GatherPreds(Callback):
         self.with_input, self.with_loss, self.with_decoded = with_input, with_loss, with_decoded
         self.with_preds, self.with_targs = with_preds or save_preds is not None, with_targs or save_targs is not None
         self.concat_dim = whole("concat_dim", concat_dim)
+        if act is not None and not callable(act):
+            raise TypeError(f"act must be a function of predictions, such as torch.sigmoid, got {describe(act)}")
         self.act, self.own_act, self.need_loss = act, own_act, need_loss
         self.save_preds = None if save_preds is None else Path(save_preds)
         self.save_targs = None if save_targs is None else Path(save_targs)

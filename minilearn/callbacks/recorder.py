@@ -18,7 +18,7 @@ from minilearn.errors import did_you_mean, in_range, warn
 from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics
 from minilearn.optim.hypers import Place, named
 from minilearn.plots import plot_loss, plot_sched
-from minilearn.tensors import LateScalars, shape_text
+from minilearn.tensors import LateScalars, on_its_way, shape_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -327,7 +327,7 @@ class Recorder(Callback):
         if opt is not self._watched:
             self._watch(opt)
         found = self._figures_of(opt.param_groups[self._shown])
-        return [value if value.__class__ is float else _copy(value, loss) for value in found]
+        return [value if value.__class__ is float else on_its_way(value, loss) for value in found]
 
     def _watch(self, opt: Optimizer) -> None:
         """Looks up, once a fit, where the optimizer has what is recorded."""
@@ -383,13 +383,3 @@ def _last_layer(groups: Sequence[Mapping[str, Any]]) -> int:
 
 def _figures(places: Sequence[Place], group: Mapping[str, Any]) -> list[Any]:
     return [group.get(key, math.nan) if i is None else group[key][i] for key, i in places]
-
-
-def _copy(value: Any, loss: Tensor) -> Any:
-    """A hyperparameter that is a tensor as it stands in this batch, which the next one may change in place.
-
-    From a GPU the copy is queued before the loss's, so that it has arrived when the loss has; nothing waits.
-    """
-    if not isinstance(value, Tensor):
-        return float(value)
-    return value.detach().to("cpu", non_blocking=True) if value.is_cuda and loss.is_cuda else value.detach().clone()

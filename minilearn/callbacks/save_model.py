@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from minilearn.callbacks.tracker import Comparison, TrackerCallback
-from minilearn.errors import describe, whole
+from minilearn.errors import whole
 from minilearn.files import FileError
+from minilearn.tensor_files import safetensors_path
 
 
 class SaveModel(TrackerCallback):
@@ -32,8 +33,8 @@ class SaveModel(TrackerCallback):
         reset_on_fit: whether a fit begins without a best figure; otherwise the best of several fits is kept.
     Raises:
         TypeError: as in `TrackerCallback`; `fname` is no name.
-        ValueError: as in `TrackerCallback`; both `every_epoch` and `at_end` are given; when a fit begins: two save to
-            the same file.
+        ValueError: as in `TrackerCallback`; `fname` has another format's suffix, such as ``.pth``; both `every_epoch`
+            and `at_end` are given; when a fit begins: two save to the same file.
         FileError: when a fit begins: the folder cannot be written to.
     Source: arguments and order of fastai 2.8.
     """
@@ -54,13 +55,11 @@ class SaveModel(TrackerCallback):
         reset_on_fit: bool = True,
     ) -> None:
         super().__init__(monitor, comp, min_delta, reset_on_fit)
-        if not isinstance(fname, (str, Path)) or not Path(fname).name:
-            raise TypeError(f"fname must be the name of a file, such as 'best', got {describe(fname)}")
         if every_epoch and at_end:
             raise ValueError(
                 "every_epoch and at_end cannot both be asked for: every epoch's file has the last one's too"
             )
-        self.fname = str(fname).removesuffix(".safetensors")
+        self.fname = str(safetensors_path(fname, "fname").with_suffix(""))
         self.every_epoch = every_epoch if isinstance(every_epoch, bool) else whole("every_epoch", every_epoch)
         self.at_end, self.with_opt = at_end, with_opt
         self.last_saved_path = None

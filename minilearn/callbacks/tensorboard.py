@@ -185,7 +185,7 @@ class TensorBoard(Callback):
         recorder = self.learn.recorder
         self._open()
         for i in range(self._written, len(recorder.epochs)):
-            row = dict(zip(recorder.metric_names[2:-1], recorder.values[i][1:], strict=True))
+            row = dict(zip(recorder.column_names[1:], recorder.values[i][1:], strict=True))
             known = {name: value for name, value in row.items() if value is not None}
             self._write(self._before + recorder.iters[i], known)
         self._written = len(recorder.epochs)

@@ -127,7 +127,7 @@ class Wandb(Callback):
         self._figures.read()
         recorder = self.learn.recorder
         for i in range(self._written, len(recorder.epochs)):
-            row = dict(zip(recorder.metric_names[2:-1], recorder.values[i][1:], strict=True))
+            row = dict(zip(recorder.column_names[1:], recorder.values[i][1:], strict=True))
             known = {name: value for name, value in row.items() if value is not None}
             self._log(self._before + recorder.iters[i], {"epoch": recorder.epochs[i] + 1, **known})
         self._written = len(recorder.epochs)

@@ -86,7 +86,9 @@ class DataLoaders:
 
     def __getitem__(self, i: int) -> Any:
         if not -len(self.loaders) <= i < len(self.loaders):
-            raise IndexError(f"there is no loader {i}: these DataLoaders hold {len(self.loaders)}")
+            n = len(self.loaders)
+            held = "the training loader, 0, alone: give a second one to validate on" if n == 1 else f"{n}, from 0 on"
+            raise IndexError(f"there is no loader {i}: these DataLoaders hold {held}")
         return self.loaders[i]
 
     @property

@@ -41,6 +41,9 @@ class Metric:
 
     name: str = ""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Metric":
         """A copy with sums of its own; `func` stays the same, as a callback's method would take its Learner along."""
         func = self.__dict__.get("func")
@@ -64,11 +67,16 @@ class Metric:
 
     def state_dict(self) -> dict[str, Any]:
         """What was accumulated, for a run that is gone on with: its attributes that are numbers, tensors or lists."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, (int, float, Tensor, list))}
+        return {name: own(value) for name, value in vars(self).items() if isinstance(value, (int, float, Tensor, list))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` gave."""
-        vars(self).update(state)
+        vars(self).update({name: own(value) for name, value in state.items()})
+
+
+def own(value: Any) -> Any:
+    """A copy of a tensor or a list, which what goes on accumulating does not change; anything else as it is."""
+    return value.detach().clone() if isinstance(value, Tensor) else list(value) if isinstance(value, list) else value
 
 
 def unwrapped(func: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minilearn.metrics.accumulated import InChunks, one_number
-from minilearn.metrics.streaming import Batch, Metric
+from minilearn.metrics.streaming import Batch, Metric, own
 from minilearn.operators import ready_for_torchvision
 
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, int]]
@@ -78,13 +78,14 @@ class TorchMetric(Metric):
 
 def state_of(metric: Any) -> dict[str, Any]:
     """What a torchmetrics object has accumulated; nothing of an object of another kind."""
-    return {"state": dict(getattr(metric, "metric_state", {})), "updates": getattr(metric, "update_count", 0)}
+    state = {name: own(value) for name, value in getattr(metric, "metric_state", {}).items()}
+    return {"state": state, "updates": getattr(metric, "update_count", 0)}
 
 
 def set_state(metric: Any, found: Mapping[str, Any]) -> None:
     """Puts back what `state_of` gave."""
     for name, value in found["state"].items():
-        setattr(metric, name, value)
+        setattr(metric, name, own(value))
     if found["state"]:
         metric._update_count = found["updates"]  # without it `compute` warns that there was no batch
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from minilearn.callback import Callback, CancelBatchException, CancelStepException, CancelTrainException
-from minilearn.callbacks import EMA, SWA, ProgressCallback
+from minilearn.callbacks import EMA, SWA, ProgressCallback, average
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.optim import SGD, Adam
@@ -369,3 +369,27 @@ def test_a_compiled_step_is_one_graph_and_gives_the_same_average() -> None:
         torch.testing.assert_close(other.average[name], value)
     torch.testing.assert_close(weights(got), weights(wanted))
     assert got.recorder.values[-1] == pytest.approx(wanted.recorder.values[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("leaves_average", [True, False])
+@pytest.mark.parametrize("moment", ["put in", "taken out"])
+def test_a_fit_ended_while_weights_are_exchanged_leaves_no_mixture(
+    monkeypatch: pytest.MonkeyPatch, moment: str, leaves_average: bool
+) -> None:
+    write, calls = average._write, []
+
+    def cut_short(into: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+        calls.append(values)
+        if len(calls) == (1 if moment == "put in" else 2):
+            write(dict(list(into.items())[:1]), values)
+            raise KeyboardInterrupt
+        write(into, values)
+
+    ema, watch = EMA(0.9, leaves_average=leaves_average), Watch()
+    learn = learner(cbs=[ema, watch])
+    monkeypatch.setattr(average, "_write", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(2)
+    found = dict(learn.model.named_parameters())
+    wanted = ema.average if leaves_average else watch.steps[-1]
+    assert [name for name in found if not torch.equal(found[name], wanted[name])] == []

@@ -270,3 +270,16 @@ def test_its_events_are_those_of_epochs_so_that_a_batch_costs_nothing() -> None:
         "cleanup_fit",
     ]
     assert CSVLogger.order > Recorder.order
+
+
+def test_a_table_without_times_is_a_file_without_times(tmp_path: Path) -> None:
+    learn = learner(tmp_path, CSVLogger(), Recorder(add_time=False))
+    learn.fit(1)
+    assert lines(tmp_path / "history.csv")[0] == "epoch,train_loss,valid_loss,mse"
+    assert [len(line.split(",")) for line in lines(tmp_path / "history.csv")] == [4, 4]
+
+
+@pytest.mark.parametrize("fname", [3, ""])
+def test_what_is_no_name_of_a_file_is_refused(fname: Any) -> None:
+    with pytest.raises(TypeError, match=r"fname must be the name of a file, such as 'history\.csv', got"):
+        CSVLogger(fname)

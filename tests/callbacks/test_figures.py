@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from minilearn.callbacks.figures import BatchFigures, FirstRows
+from minilearn.losses import BCEWithLogitsLossFlat
 from minilearn.metrics import AvgSmoothLoss
 from minilearn.tensors import LateScalars
 
@@ -138,3 +139,9 @@ def test_late_figures_are_not_kept_beyond_a_chunk() -> None:
     as_on_a_gpu(figures)
     taken(figures, SGD([nn.Parameter(torch.ones(1))], lr=0.1), [1.0] * (2 * LateScalars.chunk))
     assert len(got) >= LateScalars.chunk
+
+
+def test_answers_of_a_binary_loss_are_of_probabilities_not_of_logits() -> None:
+    loss_func, logits = BCEWithLogitsLossFlat(), torch.full((6,), 0.2)  # a probability of 0.55
+    assert titles(X, logits, torch.ones(6, dtype=torch.long), loss_func, n=1) == ["1 / 1"]
+    assert titles(X, logits, torch.ones(6), nn.BCEWithLogitsLoss(), n=1) == ["1 / 1"]

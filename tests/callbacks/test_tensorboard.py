@@ -19,7 +19,7 @@ pytest.importorskip("tensorboard", reason="needs the package tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from minilearn.callback import Callback, CancelBatchException
-from minilearn.callbacks import TensorBoard, TensorBoardCallback
+from minilearn.callbacks import Recorder, TensorBoard, TensorBoardCallback
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import accuracy, mse
@@ -337,3 +337,10 @@ def test_minilearn_imports_tensorboard_only_for_a_fit() -> None:
 
 def test_fastais_name_is_the_same_class() -> None:
     assert TensorBoardCallback is TensorBoard
+
+
+def test_a_table_without_times_is_written_whole(tmp_path: Path) -> None:
+    board = TensorBoard("run")
+    learn = learner(tmp_path, board, Recorder(add_time=False))
+    learn.fit(1)
+    assert near([(2, learn.recorder.values[0][2] or 0.0)]) == points(read(board.folder), "mse")

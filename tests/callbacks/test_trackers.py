@@ -480,3 +480,18 @@ def test_a_fit_that_a_callback_ends_in_its_first_epoch_has_no_best(tmp_path: Pat
     said = said_by(learn)
     learn.fit(2, cbs=[SaveModel("figure"), End()])
     assert "SaveModel: no epoch had a figure to save the model for; the last weights stay" in said
+
+
+def test_a_table_without_times_has_all_its_figures_to_monitor() -> None:
+    tracker = TrackerCallback("figure")
+    learn = Learner(
+        line_dls(), nn.Linear(3, 1), F.mse_loss, metrics=Scripted([0.5]), cbs=[Recorder(add_time=False), tracker]
+    )
+    with learn.no_logging():
+        learn.fit(1)
+    assert tracker.best == 0.5
+
+
+def test_a_file_of_another_format_is_refused_before_the_fit() -> None:
+    with pytest.raises(ValueError, match=r"fname is 'best\.pth', but minilearn's files are safetensors: 'best' is"):
+        SaveModel(fname="best.pth")

@@ -13,7 +13,7 @@ from conftest import line_dls
 from torch import nn
 
 from minilearn.callback import Callback
-from minilearn.callbacks import Wandb, WandbCallback
+from minilearn.callbacks import Recorder, Wandb, WandbCallback
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import mse
@@ -175,3 +175,9 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 def test_fastais_name_is_the_same_class() -> None:
     assert WandbCallback is Wandb
+
+
+def test_a_table_without_times_is_logged_whole(run: Any) -> None:
+    learn = learner(Wandb(run), Recorder(add_time=False))
+    learn.fit(1)
+    assert column(history(run), "mse") == [(2, learn.recorder.values[0][2])]

@@ -312,3 +312,7 @@ def test_copy_of_an_average_has_sums_of_its_own() -> None:
     twin = copy.deepcopy(metric)
     twin.accumulate(batch(torch.zeros(2), torch.zeros(2)))
     assert (metric.value, twin.value) == (1.0, 0.5)
+
+
+def test_metrics_are_shown_by_class_and_name() -> None:
+    assert repr(AvgMetric(mse)) == "<AvgMetric mse>"

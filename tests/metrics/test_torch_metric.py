@@ -173,3 +173,39 @@ def test_target_outside_the_classes_is_refused_in_the_first_batch() -> None:
 def test_factory_that_was_not_called_is_refused() -> None:
     with pytest.raises(TypeError, match=r"a metric must be made before it is given: F1Score\(\), got the function"):
         m.as_metrics([m.F1Score])
+
+
+class InPlace(m.Metric):
+    """Counts rows in a tensor that it changes in place."""
+
+    def reset(self) -> None:
+        self.rows = torch.zeros(())
+
+    def accumulate(self, learn: Any) -> None:
+        self.rows += len(learn.pred)
+
+    @property
+    def value(self) -> float:
+        return float(self.rows)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [InPlace, lambda: m.AccumMetric(lambda pred, target: float(len(pred)), 1), lambda: m.Recall(average="macro")],
+)
+def test_a_state_is_not_changed_by_what_comes_after_it(make: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        batch(torch.randn(9, 3, generator=generator), torch.randint(0, 3, (9,), generator=generator)) for _ in range(4)
+    ]
+    metric, found = make(), []
+    metric.reset()
+    for part in batches[:2]:
+        metric.accumulate(part)
+    state = metric.state_dict()
+    for _ in range(2):  # from the very same state
+        for part in batches[2:]:
+            metric.accumulate(part)
+        found.append(metric.value)
+        metric.load_state_dict(state)
+    assert found[0] == found[1]
