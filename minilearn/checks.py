@@ -1,6 +1,6 @@
 """What a batch shows to be wrong: on a fit's first one as an error, after a failure as a note beside torch's words."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -223,29 +223,3 @@ APPEARS = {
     "loss_grad": "it is set before after_loss, in each batch that has a target",
 }
 """Attributes of a Learner that are there in a part of a fit only, and when."""
-
-ELSEWHERE = {
-    "smooth_loss": "it is learn.recorder.smooth_loss.value",
-    "final_record": "it is learn.recorder.values[-1]",
-    "export": "learn.save writes the model's weights; a whole Learner would need pickle, which runs what a file says",
-}
-"""Names of fastai's Learner that people look for, and where it is found here."""
-
-
-def elsewhere(name: str, callbacks: Iterable[str]) -> str:
-    """Where what a person looks for on the Learner under fastai's name is found; empty where that is not known.
-
-    Args:
-        name: the attribute.
-        callbacks: the names of the classes of the Learner's callbacks.
-
-    >>> elsewhere("csv_logger", ["Recorder", "CSVLogger"])
-    ': callbacks are in learn.cbs, such as next(cb for cb in learn.cbs if isinstance(cb, CSVLogger))'
-    """
-    if name in ELSEWHERE:
-        return f": {ELSEWHERE[name]}"
-    bare = name.replace("_", "").lower()
-    for kind in callbacks:
-        if bare in (kind.lower(), kind.lower().removesuffix("callback")):
-            return f": callbacks are in learn.cbs, such as next(cb for cb in learn.cbs if isinstance(cb, {kind}))"
-    return ""

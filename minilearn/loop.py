@@ -23,7 +23,7 @@ from minilearn.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from minilearn.checks import APPEARS, elsewhere, explain_loss, explain_model, first_loss
+from minilearn.checks import APPEARS, explain_loss, explain_model, first_loss
 from minilearn.data.loader import DataLoader, length, no_batch
 from minilearn.data.loaders import DataLoaders
 from minilearn.data.position import batches_from
@@ -363,9 +363,7 @@ class Loop:
             if name in APPEARS:
                 raise AttributeError(f"learn.{name} does not exist yet: {APPEARS[name]}")
             public = [known for known in (*dir(self), *APPEARS) if not known.startswith("_")]
-            found = elsewhere(name, [type(cb).__name__ for cb in self.__dict__.get("cbs", ())])
-            hint = found or did_you_mean(name, public)
-            raise AttributeError(f"{type(self).__name__} has no attribute '{name}'{hint}")
+            raise AttributeError(f"{type(self).__name__} has no attribute '{name}'{did_you_mean(name, public)}")
 
 
 def _given(loss: Tensor, *_: Any) -> Tensor:

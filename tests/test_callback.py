@@ -464,20 +464,5 @@ def test_gradients_of_a_training_part_that_was_cancelled_are_cleared() -> None:
     assert seen == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [
-        ("progress", r"callbacks are in learn\.cbs, such as next\(.* isinstance\(cb, ProgressCallback\)\)"),
-        ("train_eval", "isinstance.cb, TrainEval"),
-        ("smooth_loss", r"it is learn\.recorder\.smooth_loss\.value"),
-        ("final_record", r"it is learn\.recorder\.values\[-1\]"),
-        ("export", r"learn\.save writes the model's weights"),
-    ],
-)
-def test_what_fastai_has_on_the_learner_is_said_to_be_elsewhere(name: str, where: str) -> None:
-    with pytest.raises(AttributeError, match=f"Learner has no attribute '{name}': .*{where}"):
-        getattr(learner(), name)
-
-
 def test_callbacks_are_shown_by_their_class() -> None:
     assert repr(learner().cbs[0]) == "TrainEval"
