@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,13 +55,20 @@ class ToExport(nn.Module):
         model: the model.
         before: functions of the input, one after the other; there may be several inputs where there are none.
         after: a function of the output; None for none.
+        names: the inputs' names where they come by name.
     """
 
     def __init__(
-        self, model: nn.Module, before: Sequence[Callable[..., Any]], after: Callable[..., Any] | None
+        self,
+        model: nn.Module,
+        before: Sequence[Callable[..., Any]],
+        after: Callable[..., Any] | None,
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model, self.before, self.after = model, list(before), after
+        if names:  # written out, as torch asks a forward for its names
+            vars(self)["forward"] = _with_names(self.forward, names)
         self.parts = nn.ModuleList([part for part in (*before, after) if isinstance(part, nn.Module)])
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -69,6 +77,15 @@ class ToExport(nn.Module):
             inputs = (transform(*inputs),)
         output = prediction_of(self.model(*inputs, **named))
         return output if self.after is None else self.after(output)
+
+
+def _with_names(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    def by_name(**named: Any) -> Any:
+        return function(**named)
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    vars(by_name)["__signature__"] = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    return by_name
 
 
 class ExchangingLoop(SavedLoop):
@@ -113,7 +130,7 @@ class ExchangingLoop(SavedLoop):
         path = self.path / _suffixed(file)
         self._take_stock()
         args, named = self._example()
-        module = self._to_export(act)
+        module = self._to_export(act, list(named))
         with torch.no_grad():
             wanted = module(*args, **named)  # a transform may place its numbers when it is first called
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,14 +143,14 @@ class ExchangingLoop(SavedLoop):
             write_exported(path, program, about)
         return path
 
-    def _to_export(self, act: bool | Callable[[Tensor], Tensor]) -> nn.Module:
+    def _to_export(self, act: bool | Callable[[Tensor], Tensor], names: list[str]) -> nn.Module:
         """A copy on the CPU of the model and of what is around it, in evaluation."""
         if not isinstance(act, bool) and not callable(act):
             raise TypeError(f"act must be True, False or a function, got {describe(act)}")
         after = act if not isinstance(act, bool) else (activation_of(self.loss_func) if act else None)
         transforms = [t for t in self.dls.batch_tfms if not getattr(t, "train_only", False)]
         parts = within(self.model), transforms, after
-        return ToExport(*copy.deepcopy(parts)).to("cpu").eval()
+        return ToExport(*copy.deepcopy(parts), names).to("cpu").eval()
 
     def _example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The first training batch's inputs on the CPU, by place and by name, of two rows or more."""
@@ -163,9 +180,9 @@ def _traced(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> 
     def shapes(value: Any) -> Any:
         return {0: torch.export.Dim("batch")} if isinstance(value, Tensor) and value.ndim else None
 
-    dynamic: dict[str, Any] = {"inputs": tuple(map(shapes, args))} if args else {}
-    if named:
-        dynamic["named"] = {name: shapes(value) for name, value in named.items()}
+    dynamic: dict[str, Any] = {name: shapes(value) for name, value in named.items()}
+    if args:
+        dynamic["inputs"] = tuple(map(shapes, args))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # Of recurrent layers torch says that they change attributes; whether the graph is right is looked at later.
