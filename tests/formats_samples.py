@@ -1,4 +1,4 @@
-"""Writes the sample files of the format that this minilearn writes, run once for each number: python tests/formats/make.py
+"""Writes the sample files of the format that this minilearn writes, run once for each number: python tests/formats_samples.py
 
 Files of older numbers stay as they are: they are the proof that they can still be read.
 """
@@ -17,7 +17,7 @@ from minilearn.learner import Learner
 from minilearn.optim import Adam
 from minilearn.tensor_files import FORMAT
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "formats"
 
 
 def learner(path: Path) -> Learner:
@@ -34,7 +34,7 @@ def learner(path: Path) -> Learner:
 
 
 def main() -> None:
-    """Writes both samples beside this file."""
+    """Writes both samples."""
     if (HERE / f"model-{FORMAT}.safetensors").exists():
         sys.exit(f"the samples of format {FORMAT} are there, and stay as they are")
     with tempfile.TemporaryDirectory() as folder:
