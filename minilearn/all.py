@@ -111,6 +111,8 @@ from minilearn.data import (
     mnist_sample,
     untar_data,
 )
+from minilearn.exchange import import_weights
+from minilearn.exported import load_exported
 from minilearn.files import FileError
 from minilearn.hooks import (
     Hook,
@@ -258,10 +260,10 @@ __all__ = [
     "TerminateOnNaNCallback", "TorchScheduler", "TrackerCallback", "TrainEval", "TrainEvalCallback", "URLs",
     "ValueMetric", "Wandb", "WandbCallback", "WeightAverage", "accuracy", "accuracy_multi", "array", "batch_accuracy",
     "combine_scheds", "combined_cos", "default_device", "digits", "digits_sample", "dummy_eval", "error_rate",
-    "exp_rmspe", "first", "has_params", "hook_output", "hook_outputs", "layer_info", "load_model", "mae", "minimum",
-    "mnist", "mnist_loss", "mnist_sample", "model_sizes", "mse", "msle", "nn", "np", "num_features_model", "optim",
-    "params", "partial", "perplexity", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics", "plot_optimizers",
-    "plot_sched", "plt", "ranger", "rmse", "save_model", "set_bn_eval", "set_seed", "show_image", "skm_to_fastai",
-    "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch", "total_params",
-    "trainable_params", "untar_data", "valley",
+    "exp_rmspe", "first", "has_params", "hook_output", "hook_outputs", "import_weights", "layer_info", "load_exported",
+    "load_model", "mae", "minimum", "mnist", "mnist_loss", "mnist_sample", "model_sizes", "mse", "msle", "nn", "np",
+    "num_features_model", "optim", "params", "partial", "perplexity", "plot_images", "plot_loss", "plot_lr_find",
+    "plot_metrics", "plot_optimizers", "plot_sched", "plt", "ranger", "rmse", "save_model", "set_bn_eval", "set_seed",
+    "show_image", "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy",
+    "torch", "total_params", "trainable_params", "untar_data", "valley",
 ]  # fmt: skip

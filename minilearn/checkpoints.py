@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minilearn.errors import warn
-from minilearn.files import FileError, whole_file
+from minilearn.files import FileError, NewerFormatError, whole_file
 from minilearn.states import flatten_state, unflatten_state
 from minilearn.tensor_files import read_tensors, write_tensors
 
@@ -54,6 +54,7 @@ class CheckpointFolder:
         A damaged one gets another name, `….damaged`, and a warning says so.
 
         Raises:
+            NewerFormatError: the newest that is whole was written by a newer minilearn; nothing is set aside.
             FileError: there are checkpoints, but not one of them can be read; they are left as they are.
         """
         broken: list[tuple[Path, FileError]] = []
@@ -61,6 +62,8 @@ class CheckpointFolder:
             try:
                 tensors, values = read_tensors(file, kind=KIND)
                 state = unflatten_state(values, tensors)
+            except NewerFormatError:
+                raise
             except (FileError, ValueError) as error:
                 broken.append((file, error if isinstance(error, FileError) else FileError(f"{file}: {error}")))
                 continue

@@ -7,10 +7,10 @@ import torch
 from minilearn.callback import Callback
 from minilearn.callbacks.memory_format import ChannelsLast, lay_out
 from minilearn.callbacks.precision import AMPMode, MixedPrecision
-from minilearn.saved import SavedLoop
+from minilearn.exchange import ExchangingLoop
 
 
-class ConvertibleLoop(SavedLoop):
+class ConvertibleLoop(ExchangingLoop):
     """The scheduled fits of a Learner, and what changes how all that follows is computed."""
 
     def to_fp16(self, **kwargs: Any) -> Self:

@@ -14,6 +14,10 @@ class FileError(OSError):
     """A file that is damaged, not whole, or not what it should be; the message names it and the cause."""
 
 
+class NewerFormatError(FileError):
+    """A file that a newer minilearn wrote: whole, but not for this one to read."""
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes `path` when the block ends, and is removed where the block fails.

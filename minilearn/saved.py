@@ -43,7 +43,7 @@ def save_model(file: str | Path, model: nn.Module, opt: Optimizer | None = None,
         OSError: the folder cannot be made or written to, or the disk is full.
     """
     path = safetensors_path(file)
-    inner = _within(model)
+    inner = within(model)
     weights = inner.state_dict()
     if lazy := [name for name, value in weights.items() if is_lazy(value)]:
         raise ValueError(f"the model cannot be saved before its first batch: {lazy[0]} has no shape yet")
@@ -87,6 +87,16 @@ def load_model(
     return _load(safetensors_path(file), model, (lambda: opt) if with_opt else None, opt is not None, device, strict)
 
 
+def load_weights(path: Path, model: nn.Module, weights: Mapping[str, Tensor], strict: bool) -> list[str]:
+    """Loads the weights alone of a file, once they are known to fit; gives and raises what `load_model` does."""
+    inner = within(model)
+    fitting, left_out = _fitting(inner, weights)
+    if strict and left_out:
+        raise ValueError(f"{path} does not fit, and nothing was loaded: {'; '.join(left_out)}.")
+    inner.load_state_dict(fitting, strict=False)
+    return left_out
+
+
 def _load(
     path: Path,
     model: nn.Module,
@@ -100,7 +110,7 @@ def _load(
     if device is not None:
         where = existing_device(f"cuda:{device}" if isinstance(device, int) else device)
         weights = {name: value.to(where) if isinstance(value, Tensor) else value for name, value in weights.items()}
-    inner = _within(model)
+    inner = within(model)
     weights, left_out = _fitting(inner, weights)
     opt, misfit = opt_of() if opt_of and saved_opt is not None else None, ""
     if opt is not None and saved_opt is not None:
@@ -182,7 +192,7 @@ class SavedLoop(PredictingLoop):
         return self.path / self.model_dir / safetensors_path(file)
 
 
-def _within(model: nn.Module) -> nn.Module:
+def within(model: nn.Module) -> nn.Module:
     """The model itself, without what data parallelism and torch.compile put around it."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

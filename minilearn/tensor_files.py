@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from minilearn.errors import describe, did_you_mean
-from minilearn.files import FileError, whole_file
+from minilearn.archives import not_there
+from minilearn.errors import describe
+from minilearn.files import FileError, NewerFormatError, whole_file
 
 SUFFIX = ".safetensors"
 FORMAT = 1
@@ -106,7 +107,8 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], Any]:
         The tensors, on the CPU, and the values. Nobody else holds them.
     Raises:
         FileNotFoundError: there is no such file.
-        FileError: it cannot be read, is damaged, cut short or of a newer format, or minilearn did not write it.
+        NewerFormatError: a newer minilearn wrote it.
+        FileError: it cannot be read, is damaged or cut short, or minilearn did not write it.
     """
     while True:
         try:
@@ -116,11 +118,12 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], Any]:
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     break  # else another has taken its name meanwhile: that one is read, whole
         except FileNotFoundError:
-            raise _not_there(path) from None
+            raise not_there(path) from None
         except OSError as error:
             raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
         except _Damaged as error:
-            raise FileError(f"{path} {error}") from error
+            kind_of_error = NewerFormatError if isinstance(error, _Newer) else FileError
+            raise kind_of_error(f"{path} {error}") from error
     if found["kind"] != kind:
         raise FileError(f"{path} holds no {kind}, but a {found['kind']!s:.80}")
     return tensors, found["values"]
@@ -128,6 +131,10 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], Any]:
 
 class _Damaged(Exception):  # noqa: N818 -- its text goes on from the file's name
     """What is wrong with a file."""
+
+
+class _Newer(_Damaged):
+    """Nothing is, but its format is newer than this reader."""
 
 
 def _header(tensors: Mapping[str, Tensor], names: list[str], text: str) -> bytes:
@@ -188,8 +195,12 @@ def _manifest(text: str) -> dict[str, Any]:
         found["kind"], found["values"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _Damaged("has a manifest that is none") from None
-    if type(number) is not int or not 1 <= number <= FORMAT:
-        raise _Damaged(f"has the format {number!s:.20}: this minilearn reads formats up to {FORMAT}")
+    if type(number) is not int or number < 1:
+        raise _Damaged(f"has the format {number!s:.20}, which is none")
+    if number > FORMAT:
+        raise _Newer(
+            f"has the format {number!s:.20}: this minilearn reads formats up to {FORMAT}, a newer one this too"
+        )
     return dict(found)
 
 
@@ -205,15 +216,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # the library has errors of several kinds for a file that is not what it says
         raise _Damaged(f"is no whole safetensors file: {error}") from error
-
-
-def _not_there(path: Path) -> FileNotFoundError:
-    folder = path.parent
-    if not folder.is_dir():
-        return FileNotFoundError(f"there is no file {path}, and no folder {folder}")
-    others = sorted(other.name for other in folder.glob(f"*{path.suffix}"))
-    known = f" {folder} has {', '.join(others[:5])}{', …' if len(others) > 5 else ''}." if others else ""
-    return FileNotFoundError(f"there is no file {path}{did_you_mean(path.name, others)}{known}")
 
 
 def safetensors_path(file: str | Path, argument: str = "file") -> Path:

@@ -16,11 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "random_states", "compiling", "operators", "batches",
-    "files", "rows", "states", "tensor_files", "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
+    "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files", "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
     "schedule", "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
     "graphs", "heard", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
-    "summary", "described", "fits", "predictions", "saved", "conversions",
+    "summary", "described", "fits", "predictions", "saved", "exchange", "conversions",
     "learner",
     "vision",
     "all",
@@ -106,6 +106,12 @@ ROOM_ORDER = {
     ],
     "vision": ["compat", "__init__"],
 }
+RUNS_TEXT = {
+    "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "os.system", "os.popen", "torch.hub.load",
+    "torch.jit.load", "torch.package.PackageImporter", "subprocess.getoutput",
+}  # fmt: skip
+READS_TORCH = {"torch.load": "minilearn.foreign_weights", "torch.export.load": "minilearn.exported"}
+"""What could run code from a file, and the one file in which it is called, after the file was looked through."""
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400
 
 
@@ -225,11 +231,35 @@ def test_no_file_is_code(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in {"eval", "exec", "torch.load", "pickle.load", "pickle.loads", "os.system"}, called
-            assert not any(kw.arg == "shell" for kw in node.keywords)
+            assert called not in RUNS_TEXT, called
+            if called in {"torch.load", "torch.export.load"}:
+                assert module_name(file) == READS_TORCH[called], called
+            if called == "torch.load":
+                assert {kw.arg: ast.unparse(kw.value) for kw in node.keywords}["weights_only"] == "True"
+            assert not any(kw.arg in ("shell", "allow_pickle") for kw in node.keywords)
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-            assert not names & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+            assert not names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+
+
+def test_each_of_torchs_readers_that_could_run_code_is_called_in_one_place() -> None:
+    calls = [
+        (ast.unparse(node.func), module_name(file))
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in READS_TORCH
+    ]
+    assert sorted(calls) == sorted(READS_TORCH.items())
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_torchs_readers_go_by_no_other_name(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            last = node.id if isinstance(node, ast.Name) else node.attr
+            assert last not in {"_pickle_load_obj", "load_inline", "load_state_dict_from_url", "torch_load"}
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+            assert "load" not in {alias.name for alias in node.names}
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)

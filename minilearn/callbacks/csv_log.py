@@ -59,10 +59,13 @@ class CSVLogger(Callback):
 
         Raises:
             FileNotFoundError: nothing was written yet.
-            ValueError: a cell holds no number.
+            ValueError: a cell holds no number, or the file is no table.
         """
         with self.path.open(newline="", encoding="utf-8") as file:
-            return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+            try:
+                return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+            except csv.Error as error:
+                raise ValueError(f"{self.path} is no log: {error}") from None
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the file this fit begins, in bytes; its lines are in the Recorder's state."""
