@@ -11,7 +11,7 @@ from conftest import line_dls
 from torch import Tensor, nn
 
 from minilearn.callback import Callback
-from minilearn.callbacks import TerminateOnNaN
+from minilearn.callbacks import Divergence, DivergenceError, TerminateOnNaN
 from minilearn.data import DataLoader, DataLoaders
 from minilearn.learner import Learner
 from minilearn.losses import mnist_loss
@@ -174,9 +174,18 @@ def test_loss_that_is_not_one_number() -> None:
     still_works(learn)
 
 
-def test_nan_loss_is_reported_and_training_goes_on() -> None:
+def test_nan_loss_ends_the_fit_and_the_learner_still_works() -> None:
     learn = learner(loss=lambda pred, target: (pred - target).mean() * float("nan"))
-    with pytest.warns(RuntimeWarning, match=r"not a finite number since training batch 0 of this fit \(epoch 0"):
+    with pytest.raises(DivergenceError, match=r"not a finite number since epoch 0, batch 0 \(batch 0 of this fit"):
+        learn.fit(2)
+    assert learn.recorder.values == []
+    learn.loss_func = F.mse_loss
+    still_works(learn)
+
+
+def test_nan_loss_is_reported_and_training_goes_on_where_it_is_to() -> None:
+    learn = learner(loss=lambda pred, target: (pred - target).mean() * float("nan"), cbs=Divergence("warn"))
+    with pytest.warns(RuntimeWarning, match=r"not a finite number since epoch 0, batch 0 \(batch 0 of this fit"):
         learn.fit(2)
     assert len(learn.recorder.values) == 2
     assert str(learn.recorder.values[0][0]) == "nan"
@@ -184,7 +193,7 @@ def test_nan_loss_is_reported_and_training_goes_on() -> None:
     still_works(learn)
 
 
-def test_nan_loss_ends_the_fit_with_terminate_on_nan() -> None:
+def test_nan_loss_ends_the_fit_without_an_error_with_terminate_on_nan() -> None:
     batches = 0
 
     def loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -193,10 +202,12 @@ def test_nan_loss_ends_the_fit_with_terminate_on_nan() -> None:
         return F.mse_loss(pred, target) * (float("nan") if batches == 2 else 1)
 
     learn = learner(line_dls(train_rows=40), loss=loss, cbs=TerminateOnNaN)
-    with pytest.warns(RuntimeWarning, match="since training batch 1 of this fit"):
-        learn.fit(2)
+    said: list[str] = []
+    learn.logger = said.append
+    learn.fit(2)
     assert batches == 2
     assert learn.recorder.values == []
+    assert said == ["the fit was ended: the loss of training batch 1 is not a finite number"]
 
 
 def test_metric_that_raises() -> None:

@@ -16,9 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "random_states", "compiling", "operators", "batches",
-    "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files", "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
-    "schedule", "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
-    "graphs", "heard", "callback", "step", "loop", "managed", "restore", "layered",
+    "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files",
+    "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics", "schedule", "lr_suggest",
+    "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
+    "graphs", "heard", "diagnosis", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "summary", "described", "fits", "predictions", "saved", "exchange", "conversions",
     "learner",

@@ -1,4 +1,4 @@
-"""Behaviours of a fit, one a file. The first four are in every Learner unless it is made with `default_cbs=False`."""
+"""Behaviours of a fit, one a file. `minilearn.learner.DEFAULT_CALLBACKS` are in every Learner."""
 
 from minilearn.callbacks.accumulation import GradientAccumulation
 from minilearn.callbacks.activation_stats import ActivationStats
@@ -8,6 +8,7 @@ from minilearn.callbacks.checkpoint import Checkpoint
 from minilearn.callbacks.collect import CollectData, CollectDataCallback
 from minilearn.callbacks.csv_log import CSVLogger
 from minilearn.callbacks.device import DevicePlacement
+from minilearn.callbacks.divergence import Divergence, DivergenceError
 from minilearn.callbacks.epochs import ShortEpoch, ShortEpochCallback, SkipToEpoch
 from minilearn.callbacks.gather_preds import FetchPreds, FetchPredsCallback, GatherPreds, GatherPredsCallback
 from minilearn.callbacks.gradient_clip import GradientClip
@@ -47,6 +48,8 @@ __all__ = [
     "CollectDataCallback",
     "CutMix",
     "DevicePlacement",
+    "Divergence",
+    "DivergenceError",
     "EarlyStopping",
     "EarlyStoppingCallback",
     "FetchPreds",

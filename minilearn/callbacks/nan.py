@@ -5,10 +5,11 @@ from minilearn.callbacks.recorder import Recorder
 
 
 class TerminateOnNaN(Callback):
-    """Ends the fit when the training loss is nan or infinite; the Recorder's warning says where that began.
+    """Ends the fit without an error when the training loss is nan or infinite; a line says where that began.
 
     It looks at the losses that the Recorder has read: on a CPU each batch's, on a GPU those of a few hundred batches
-    ago, or fewer where a progress bar shows the loss, so that no batch waits for the device.
+    ago, or fewer where a progress bar shows the loss, so that no batch waits for the device. Without it, the default
+    callback `Divergence` ends such a fit with an error that names the cause.
     """
 
     order = Recorder.order + 1  # reads what the Recorder has seen

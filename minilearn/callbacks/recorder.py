@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from minilearn.callback import Callback
-from minilearn.errors import did_you_mean, in_range, warn
+from minilearn.errors import did_you_mean, in_range
 from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics
 from minilearn.optim.hypers import Place, named
 from minilearn.plots import plot_loss, plot_sched
@@ -27,7 +27,7 @@ Row = list[float | None]
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
 
-KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at", "_told", "_losses", "_hps")
+KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at", "_losses", "_hps")
 """What a checkpoint holds of the history, beside the moving average."""
 
 
@@ -86,7 +86,7 @@ class Recorder(Callback):
     def _forget(self) -> None:
         self.metric_names, self.values, self.iters, self.epochs, self.seconds = [], [], [], [], []
         self.valid_values = []
-        self.stride, self.nan_at, self._told = 1, None, False
+        self.stride, self.nan_at = 1, None
         self._losses: list[float] = []
         self._hps: dict[str, list[float]] = {}
         self._watched: Optimizer | None = None
@@ -104,6 +104,11 @@ class Recorder(Callback):
     def losses(self) -> list[float]:
         """The moving average of the training loss, batch by batch (every `stride`-th). Waits for the device."""
         self._late.read()
+        return self._losses
+
+    @property
+    def arrived(self) -> list[float]:
+        """`losses` as far as they have arrived from the device; nothing waits."""
         return self._losses
 
     @property
@@ -187,6 +192,14 @@ class Recorder(Callback):
             metric.load_state_dict(own)
         self._row = self.values[-1] if len(self.values) > len(self.epochs) else None  # of an epoch that has begun
 
+    def forgive(self, value: float | None) -> None:
+        """Goes on after losses that were no numbers, with an average of `value`; in `losses` they stay."""
+        self._late.read()
+        if value is None:  # of an epoch that had none before it: the first loss is all that is known
+            value = next(filter(math.isfinite, self._losses), 0.0)
+        average, self.nan_at = self._smooth_loss, None
+        average.load_state_dict({"count": average.count, "average": value * (1 - average.beta**average.count)})
+
     @contextmanager
     def set_aside(self) -> Iterator[None]:
         """Measures anew within a ``with`` block, and leaves the epoch's figures as they were."""
@@ -234,8 +247,6 @@ class Recorder(Callback):
             if not hasattr(learn, "loss"):
                 return
             self._late.append(learn.loss, self._hypers_now(learn.opt, learn.loss))
-            if self.nan_at is not None and not self._told:
-                self._tell()
             if not self._in_training:
                 if self._unchecked:
                     self._unchecked = False
@@ -267,8 +278,6 @@ class Recorder(Callback):
 
     def after_train(self) -> None:
         self._late.read()
-        if self.nan_at is not None and not self._told:
-            self._tell()
         if self._row is not None:
             self._row[0] = self._smooth_loss.value
             if self._in_training:
@@ -360,14 +369,6 @@ class Recorder(Callback):
                 self.stride *= 2
                 for column in (self._losses, *self._columns):
                     del column[1::2]
-
-    def _tell(self) -> None:
-        self._told = True
-        warn(
-            f"the training loss is not a finite number since training batch {self.nan_at} of this fit"
-            f" (epoch {self.epoch}, learning rate {self.opt.param_groups[-1]['lr']:g}). Weights that became nan"
-            " stay nan: use a smaller learning rate, or look for nan in the data. cbs=TerminateOnNaN() ends such a fit."
-        )
 
 
 def _last_layer(groups: Sequence[Mapping[str, Any]]) -> int:

@@ -117,7 +117,6 @@ def test_terminating_on_nan_reads_no_loss_of_its_own() -> None:
     assert len(learn.recorder.values) == 1
 
 
-@pytest.mark.filterwarnings("ignore:the training loss is not a finite number")
 def test_terminating_on_nan_ends_the_fit_at_once_on_a_cpu() -> None:
     ended = []
 
