@@ -140,6 +140,7 @@ def explain_model(error: Exception, model: nn.Module, xb: Any, batch: Any) -> No
     if "dtype" in str(error) and wrong and dtypes:
         wanted, came = (str(dtype).removeprefix("torch.") for dtype in (dtypes.pop(), wrong[0]))
         fix = "x.float() / 255" if wrong[0] is torch.uint8 else f"x.to(torch.{wanted})"
+        fix += ", or cbs=Cast()" if wrong[0].is_floating_point else ""
         error.add_note(f"its parameters are {wanted}, the input is {came}: give it {fix}")
     if isinstance(error, TypeError) and isinstance(batch, (tuple, list)) and len(batch) > 2:
         error.add_note(

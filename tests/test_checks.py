@@ -195,3 +195,11 @@ def test_metric_is_no_false_alarm_where_the_model_gives_more_in_training() -> No
 
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     assert fit(X, labels, Auxiliary(3, 3), loss, metrics=accuracy).recorder.values[0][2] is not None
+
+
+def test_data_in_another_precision_is_for_a_callback_to_cast() -> None:
+    double = [(torch.rand(4, 3), torch.rand(4, 1))]
+    learn = Learner([double], nn.Linear(3, 1).double(), nn.functional.mse_loss)
+    with pytest.raises(RuntimeError) as caught:
+        learn.fit(1)
+    assert any(note.endswith("give it x.to(torch.float64), or cbs=Cast()") for note in caught.value.__notes__)

@@ -223,10 +223,6 @@ def _union(confusion: Tensor) -> Tensor:
     return confusion.diag() / (confusion.sum(0) + confusion.sum(1) - confusion.diag())
 
 
-def _foreground_union(confusion: Tensor) -> float | None:
-    return _foreground(_union(confusion))
-
-
 def _foreground(figures: Tensor) -> float | None:
     """That of class 1; None where no pixel is of it, nor taken for it."""
     figure = float(figures[1])
