@@ -62,9 +62,11 @@ class CheckpointFolder:
             try:
                 tensors, values = read_tensors(file, kind=KIND)
                 state = unflatten_state(values, tensors)
+                if not isinstance(state, dict):
+                    raise ValueError("it holds no state of a run")
             except NewerFormatError:
                 raise
-            except (FileError, ValueError) as error:
+            except (FileError, ValueError, RecursionError) as error:
                 broken.append((file, error if isinstance(error, FileError) else FileError(f"{file}: {error}")))
                 continue
             for bad, why in broken:

@@ -218,7 +218,10 @@ def _write_onnx(path: Path, program: Any) -> None:
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"export to ONNX needs packages that are not here: pip install {' '.join(missing)}")
-    made = torch.onnx.export(program, (), dynamo=True, verbose=False)
+    with warnings.catch_warnings():  # torch warns of its own ways
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        made = torch.onnx.export(program, (), dynamo=True, verbose=False)
     assert made is not None  # it is where no file is given
     try:
         with whole_file(path) as file:

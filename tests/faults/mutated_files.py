@@ -39,12 +39,13 @@ from minilearn.exported import GRAPH, MANIFEST, WEIGHTS, load_exported
 from minilearn.learner import Learner
 from minilearn.optim import Adam
 from minilearn.states import flatten_state
-from minilearn.tensor_files import UNSIGNED
+from minilearn.tensor_files import DTYPES, UNSIGNED
 
 KINDS = ("model", "checkpoint", "checkpoint", "exported", "weights")
 """What is damaged, in turn; checkpoints twice as often."""
 WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
 AT_A_TIME = 500
+ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
 
 
 # ---- the whole files, and how each is read ----
@@ -151,8 +152,8 @@ def lying_tensors(data: bytes, rng: random.Random) -> Lie:
         case 1:
             entry["shape"] += [rng.randrange(2, 9)]
         case 2:
-            entry["dtype"] = rng.choice([d for d in ("U8", "F16", "F64", "NONE", "", 7) if d != entry["dtype"]])
-            must = entry["dtype"] != "U8" or entry["data_offsets"][0] != entry["data_offsets"][1]
+            others = ("NONE", "", 7, *(d for d in ITEM_BYTES if ITEM_BYTES[d] != ITEM_BYTES[entry["dtype"]]))
+            entry["dtype"] = rng.choice(others)
         case 3:
             entry["data_offsets"][rng.randrange(2)] = huge
         case 4:
