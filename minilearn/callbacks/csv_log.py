@@ -106,7 +106,8 @@ class CSVLogger(Callback):
         lines = io.StringIO()
         table = csv.writer(lines, lineterminator="\n")
         for i in range(self._written, len(recorder.epochs)):
-            table.writerow([recorder.epochs[i], *recorder.values[i], recorder.seconds[i]])
+            times = [recorder.seconds[i]] if recorder.add_time else []
+            table.writerow([recorder.epochs[i], *recorder.values[i], *times])
         if self._file is None:
             self._begin(recorder.metric_names, lines.getvalue())
         elif lines.tell():

@@ -107,6 +107,12 @@ def _on_its_way(value: Any, loss: Tensor) -> Any:
     return value.detach().to("cpu", non_blocking=True) if value.is_cuda and loss.is_cuda else value.detach().clone()
 
 
+def is_first_set(learn: "Loop") -> bool:
+    """Whether the loader in use is the first validation set: not a further one, nor one that a callback looks at."""
+    loaders = learn.dls.loaders
+    return len(loaders) > 1 and learn.dl is loaders[1]
+
+
 class FirstRows:
     """A few rows of a batch with what the model says of them, and a picture of that.
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from minilearn.callback import Callback
-from minilearn.callbacks.figures import BatchFigures, FirstRows
+from minilearn.callbacks.figures import BatchFigures, FirstRows, is_first_set
 from minilearn.callbacks.recorder import Recorder
 from minilearn.errors import warn
 
@@ -115,7 +115,7 @@ class TensorBoard(Callback):
             if self.trace_model and not self._traced:
                 self._traced = True
                 self._draw_graph()
-        elif self.log_preds and learn.iter == 0:
+        elif self.log_preds and learn.iter == 0 and is_first_set(learn):
             self._first.keep(learn)
 
     def after_epoch(self) -> None:
@@ -185,7 +185,7 @@ class TensorBoard(Callback):
         recorder = self.learn.recorder
         self._open()
         for i in range(self._written, len(recorder.epochs)):
-            row = dict(zip(recorder.metric_names[2:-1], recorder.values[i][1:], strict=True))
+            row = dict(zip(recorder.column_names[1:], recorder.values[i][1:], strict=True))
             known = {name: value for name, value in row.items() if value is not None}
             self._write(self._before + recorder.iters[i], known)
         self._written = len(recorder.epochs)

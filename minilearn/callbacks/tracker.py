@@ -74,7 +74,7 @@ class TrackerCallback(Callback):
         self.best = state["best"]
 
     def before_fit(self) -> None:
-        names = self.learn.recorder.metric_names[1:-1]
+        names = self.learn.recorder.column_names
         if self.monitor not in names:
             raise ValueError(
                 f"no figure '{self.monitor}' to monitor{did_you_mean(self.monitor, names)}"
@@ -86,7 +86,7 @@ class TrackerCallback(Callback):
 
     def after_epoch(self) -> None:
         recorder = self.learn.recorder
-        figure = recorder.values[-1][recorder.metric_names[1:-1].index(self.monitor)]
+        figure = recorder.values[-1][recorder.column_names.index(self.monitor)]
         if figure is None:
             self.new_best = None
             return
