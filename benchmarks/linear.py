@@ -9,6 +9,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from harness import Case, Measured, Outcome, Prepare, Run, Setting, Skip, compared, race
@@ -23,6 +24,7 @@ from minilearn.optim import SGD
 BATCH, LR = 128, 1.0
 TRAIN_ROWS, VALID_ROWS = 12_396, 2_038
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
+Metrics = tuple[Callable[[Tensor, Tensor], Tensor], ...]
 Source = Callable[[], Data]
 """Gives the data, on the device where the work is to be done."""
 
@@ -60,11 +62,11 @@ def random_data() -> Data:
     return x[:TRAIN_ROWS], y[:TRAIN_ROWS], x[TRAIN_ROWS:], y[TRAIN_ROWS:]
 
 
-def by_hand(data: Data, model: nn.Module, epochs: int) -> Outcome:
+def by_hand(data: Data, model: nn.Module, epochs: int, metrics: Metrics = (batch_accuracy,)) -> Outcome:
     """The loop that somebody writes who knows torch and wants speed."""
     x, y, valid_x, valid_y = data
     params = list(model.parameters())
-    train_loss = valid_loss = accuracy = 0.0
+    train_loss, figures = 0.0, [0.0]
     for _ in range(epochs):
         order = torch.randperm(len(x)).to(x.device)
         losses = []
@@ -78,26 +80,26 @@ def by_hand(data: Data, model: nn.Module, epochs: int) -> Outcome:
                     p.grad = None
             losses.append(loss.detach())
         train_loss = torch.stack(losses).mean().item()
-        valid_loss, accuracy = validate_by_hand(model, valid_x, valid_y)
+        figures = validate_by_hand(model, valid_x, valid_y, metrics)
     assert train_loss > 0, "the loss was read"
-    return [valid_loss, accuracy, *(p.detach() for p in params)]
+    return [*figures, *(p.detach() for p in params)]
 
 
-def validate_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """The mean loss and accuracy over the rows."""
-    loss = right = torch.zeros(())
+def validate_by_hand(model: nn.Module, x: Tensor, y: Tensor, metrics: Metrics = (batch_accuracy,)) -> list[float]:
+    """The means of the loss and of the metrics over the rows."""
+    measures = (mnist_loss, *metrics)
+    sums = [torch.zeros(())] * len(measures)
     with torch.no_grad():
         for start in range(0, len(x), BATCH):
             xb, yb = x[start : start + BATCH], y[start : start + BATCH]
             pred = model(xb)
-            loss = loss + mnist_loss(pred, yb) * len(xb)
-            right = right + batch_accuracy(pred, yb) * len(xb)
-    return float(loss) / len(x), float(right) / len(x)
+            sums = [total + measure(pred, yb) * len(xb) for total, measure in zip(sums, measures, strict=True)]
+    return [float(total) / len(x) for total in sums]
 
 
-def learner(data: Data, model: nn.Module, **options: bool) -> Learner:
+def learner(data: Data, model: nn.Module, metrics: Any = batch_accuracy, **options: bool) -> Learner:
     dls = DataLoaders.from_tensors(*data, bs=BATCH, device=data[0].device)
-    learn = Learner(dls, model, mnist_loss, SGD, metrics=batch_accuracy, **options)
+    learn = Learner(dls, model, mnist_loss, SGD, metrics=metrics, **options)
     learn.logger = silent  # the rows are made, and go nowhere: a table is not what is measured
     return learn
 
@@ -179,6 +181,33 @@ def compiled_by_hand(data: Data, epochs: int, mode: str) -> Prepare:
     return prepare
 
 
+def confidence(pred: Tensor, target: Tensor) -> Tensor:
+    return torch.where(target == 1, pred.sigmoid(), 1 - pred.sigmoid()).mean()
+
+
+def squared_error(pred: Tensor, target: Tensor) -> Tensor:
+    return (pred.sigmoid() - target).square().mean()
+
+
+THREE = (batch_accuracy, confidence, squared_error)
+
+
+def fit_three(setting: Setting) -> Measured:
+    """The default callbacks and three metrics."""
+    epochs = setting.of(10, 4)
+
+    def ours(data: Data, model: nn.Module, epochs: int) -> Outcome:
+        learn = learner(data, model, metrics=list(THREE))
+        learn.fit(epochs, LR)
+        return [*learn.recorder.values[-1][1:], *(p.detach() for p in model.parameters())]
+
+    def theirs(data: Data, model: nn.Module, epochs: int) -> Outcome:
+        return by_hand(data, model, epochs, THREE)
+
+    sides = [prepared(side, epochs) for side in (ours, theirs)]
+    return race(*sides, setting.rounds(31, 7), per=epochs, clock=setting.clock)
+
+
 def validate(setting: Setting) -> Measured:
     """Validation over the training rows: there are more of them."""
     (x, y, *_), times = load(), setting.of(5, 3)
@@ -237,6 +266,7 @@ def list_of_rows(setting: Setting) -> Measured:
 JOB = "linear 784→1, batch 128, in memory, validation and one metric, an epoch"
 CASES = [
     Case("linear", "Learner.fit", "loop by hand", JOB, fit, 1.10),
+    Case("linear, three metrics", "Learner.fit", "loop by hand", JOB.replace("one metric", "three"), fit_three, 1.15),
     Case("linear, compiled", "Learner(compile=True).fit, warm", "loop by hand, eager", JOB, fit_compiled, 0.60),
     Case("validate", "learn.validate()", "loop by hand", "linear, 12,396 rows, loss and metric", validate, 1.05),
     Case("get_preds", "learn.get_preds()", "loop by hand", "linear, 12,396 rows", get_preds, 1.05),

@@ -27,7 +27,7 @@ def own_data_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     return home / "minilearn"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """The folder with MNIST/raw; the test is skipped where `MINILEARN_DATA` names none."""
     root = Path(os.environ.get("MINILEARN_DATA", ""))

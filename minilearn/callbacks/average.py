@@ -82,6 +82,9 @@ class WeightAverage(Callback):
     def before_batch(self) -> None:
         self._take_out()  # it is in where a validation in the middle of training failed, and its error was caught
 
+    def before_step(self) -> None:
+        self._take_out()  # what is left of accumulated gradients is stepped in after_train, where it is in
+
     def after_train(self) -> None:
         self._in_training_part = False
         self._put_in()

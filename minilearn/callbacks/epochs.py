@@ -26,6 +26,7 @@ class ShortEpoch(Callback):
 
     order = Recorder.order + 50  # the batch has ended for all others
     acts_in_step = False
+    remove_on_fetch = True  # whoever asks for predictions asks for all of them
 
     def __init__(self, pct: float = 0.01, short_valid: bool = True) -> None:
         self.pct, self.short_valid = share("pct", pct), short_valid
@@ -48,7 +49,7 @@ class SkipToEpoch(Callback):
     """Leaves out the epochs before number `epoch`, each as a cancelled one: its row has no figures.
 
     Schedules and counts are at that epoch where they would be. ``fit(n_epoch, start_epoch=epoch)`` does the same
-    without rows for what is left out; this is for code that has the callback.
+    without rows for what is left out; this is for code that has the callback. A batch costs nothing.
 
     Args:
         epoch: the number of the first epoch that is done, from 0.

@@ -102,6 +102,12 @@ def _spots(groups: list[dict[str, Any]]) -> list[tuple[str, int, str, int | None
     ]
 
 
+def is_first_set(learn: "Loop") -> bool:
+    """Whether the loader in use is the first validation set: not a further one, nor one that a callback looks at."""
+    loaders = learn.dls.loaders
+    return len(loaders) > 1 and learn.dl is loaders[1]
+
+
 class FirstRows:
     """A few rows of a batch with what the model says of them, and a picture of that.
 

@@ -63,6 +63,7 @@ class LRFinder(Callback):
 
     order = Recorder.order - 1  # ends the fit before the Recorder warns of a loss that is no number
     run_valid = False
+    remove_on_fetch = True  # it leaves validations out, which predictions are
 
     lrs: list[float]
     """The rates, batch by batch."""

@@ -115,6 +115,11 @@ class Mixing(Callback):
             raise ValueError(f"{type(self).__name__} needs targets that are tensors, one a row, got {shape_text(yb)}")
         self._plain_loss = self.learn.loss_func
         soft = all(y.is_floating_point() for y in yb)
+        if not soft and self._plain_loss is None and self.learn._to_model:
+            raise ValueError(
+                f"{type(self).__name__} blends what loss_func takes, and there is none: the model computes its loss"
+                " itself, of targets as they are. Give Learner(..., loss_func=...)"
+            )
         blended = None if soft else self._for_blends(self._plain_loss)
         self._loss: Loss | None = self._plain_loss if soft else blended
         lam, others = self.blend(yb[0], by_row=soft or (blended is not None and blended.rows is not None))
@@ -134,7 +139,8 @@ class Mixing(Callback):
         self._put_back()
 
     def before_step(self) -> None:
-        self._install()  # for an optimizer that evaluates the loss itself
+        if self.learn._needs_closure:  # the optimizer evaluates the loss itself
+            self._install()
 
     def after_step(self) -> None:
         self._put_back()

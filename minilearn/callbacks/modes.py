@@ -29,7 +29,8 @@ class BnFreeze(Callback):
     """Keeps the running statistics of frozen batch normalisation as they are: in training it is in evaluation mode.
 
     Without it they go on in frozen layers too. `Learner(train_bn=True)`, the default, trains batch normalisation in
-    frozen layers, which then is not frozen: for this callback to have something to do, ``train_bn=False``.
+    frozen layers, which then is not frozen: for this callback to have something to do, ``train_bn=False``. A batch
+    costs nothing.
     """
 
     order = TrainEval.order + 1  # after the model is put into training mode
@@ -43,7 +44,8 @@ class MCDropout(Callback):
     """Leaves dropout on in validation and predictions: several of them differ, by how sure the model is.
 
     That is of layers whose class has "dropout" in its name; dropout as a function within another layer's `forward`
-    (in `nn.MultiheadAttention`, say) stays off. After the validation each has the mode that it had before.
+    (in `nn.MultiheadAttention`, say) stays off. After the validation each has the mode that it had before. A batch
+    costs nothing but the dropout.
 
     Source: Gal and Ghahramani 2016 (arXiv:1506.02142); `MCDropoutCallback` of fastai 2.8.
     """
@@ -77,7 +79,8 @@ MCDropoutCallback = MCDropout
 class ModelReset(Callback):
     """Calls the model's own `reset` before training, before validation and after the fit, whatever ended it.
 
-    For models that keep something from batch to batch, as recurrent ones do with their hidden state.
+    For models that keep something from batch to batch, as recurrent ones do with their hidden state. A batch costs
+    nothing.
 
     Raises:
         ValueError: when a fit or a validation begins: the model has no method `reset`.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from minilearn.callback import Callback
-from minilearn.callbacks.figures import BatchFigures, FirstRows
+from minilearn.callbacks.figures import BatchFigures, FirstRows, is_first_set
 from minilearn.callbacks.recorder import Recorder
 from minilearn.errors import warn
 
@@ -115,7 +115,7 @@ class TensorBoard(Callback):
             if self.trace_model and not self._traced:
                 self._traced = True
                 self._draw_graph()
-        elif self.log_preds and learn.iter == 0:
+        elif self.log_preds and learn.iter == 0 and is_first_set(learn):
             self._first.keep(learn)
 
     def after_epoch(self) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from minilearn.callback import Callback
-from minilearn.callbacks.figures import BatchFigures, FirstRows
+from minilearn.callbacks.figures import BatchFigures, FirstRows, is_first_set
 from minilearn.callbacks.recorder import Recorder
+from minilearn.data.loader import length
 from minilearn.errors import describe
 from minilearn.optim.hypers import named, read
 
@@ -95,7 +96,7 @@ class Wandb(Callback):
             return
         if self.training:
             self._figures.take(self.learn, self._before + self.train_iter)
-        elif self.log_preds and self.iter == 0:
+        elif self.log_preds and self.iter == 0 and is_first_set(self.learn):
             self._first.keep(self.learn)
 
     def after_epoch(self) -> None:
@@ -150,7 +151,7 @@ class Wandb(Callback):
             "loss_func": getattr(loss_func, "__name__", None) or type(loss_func).__name__,
             "n_epoch": learn.n_epoch,
             "batch_size": getattr(learn.dls.train, "batch_size", None),
-            "n_iter": len(learn.dls.train) if hasattr(learn.dls.train, "__len__") else None,
+            "n_iter": length(learn.dls.train),
             **{name: read(opt.param_groups[-1], spot) for name, spot in named(opt.param_groups[-1]).items()},
         }
 
