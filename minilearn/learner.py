@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minilearn.callback import Callbacks
-from minilearn.callbacks import DevicePlacement, LRFinder, LRSearch, ProgressCallback, Recorder, TrainEval, find_lr
+from minilearn.callbacks import (
+    DevicePlacement,
+    LRFinder,
+    LRSearch,
+    Preflight,
+    ProgressCallback,
+    Recorder,
+    TrainEval,
+    find_lr,
+)
 from minilearn.callbacks.checkpoint import Kept, checkpoints_of
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
@@ -24,7 +33,7 @@ from minilearn.optim import Adam, groups
 from minilearn.optim.groups import Spread
 from minilearn.step import CompiledSteps
 
-DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, ProgressCallback)
+DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Preflight, Recorder, ProgressCallback)
 
 
 class Learner(ConvertibleLoop):
@@ -48,7 +57,8 @@ class Learner(ConvertibleLoop):
             of batch normalisation go on in either case.
         moms: the momenta at the start, the middle and the end of one cycle; by default (0.95, 0.85, 0.95) where the
             optimizer was made with momentum.
-        default_cbs: whether the default callbacks are there: training mode and counters, device, recorder, progress.
+        default_cbs: whether the default callbacks are there: training mode and counters, device, a look at the
+            first batch, recorder, progress.
         compile: whether steps are compiled (`CompiledSteps`), by torch.compile, which takes seconds to a minute at the
             beginning; or one of its modes, such as "max-autotune".
     Raises:

@@ -16,11 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "random_states", "compiling", "operators", "batches",
-    "files", "rows", "states", "tensor_files", "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics",
+    "files", "rows", "states", "tensor_files", "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics",
     "schedule", "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
     "graphs", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
-    "summary", "described", "fits", "predictions", "saved", "conversions",
+    "summary", "inspection", "described", "fits", "predictions", "saved", "conversions",
     "learner",
     "vision",
     "all",
@@ -102,8 +102,10 @@ ROOM_ORDER = {
         "hook",
         "activation_stats",
         "checkpoint",
+        "preflight",
         "__init__",
     ],
+    "preflight": ["finding", "kinds", "batch", "data", "model", "page", "__init__"],
     "vision": ["compat", "__init__"],
 }
 LOOP_FILES, LOOP_BUDGET, FILE_BUDGET = ("callback.py", "step.py", "loop.py", "learner.py"), 1000, 400

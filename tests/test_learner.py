@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from minilearn.callback import Callback, CancelEpochException, CancelFitException
-from minilearn.callbacks import DevicePlacement, ProgressCallback, Recorder, TrainEval
+from minilearn.callbacks import DevicePlacement, Preflight, ProgressCallback, Recorder, TrainEval
 from minilearn.data import DataLoader, DataLoaders, digits, digits_sample
 from minilearn.learner import Learner
 from minilearn.metrics import accuracy, mse
@@ -52,7 +52,7 @@ def test_classes_train_without_a_loss_func() -> None:
 
 
 def test_default_callbacks_are_there_and_can_be_left_out() -> None:
-    assert [type(cb) for cb in learner().cbs] == [TrainEval, DevicePlacement, Recorder, ProgressCallback]
+    assert [type(cb) for cb in learner().cbs] == [TrainEval, DevicePlacement, Preflight, Recorder, ProgressCallback]
     assert learner(default_cbs=False).cbs == []
 
 
@@ -199,10 +199,10 @@ def test_added_and_removed_cbs_are_put_back() -> None:
     learn = learner()
     before = list(learn.cbs)
     with learn.added_cbs(TrainEval()):
-        assert len(learn.cbs) == 5
+        assert len(learn.cbs) == 6
     assert learn.cbs == before
     with learn.removed_cbs(Recorder):
-        assert len(learn.cbs) == 3
+        assert len(learn.cbs) == 4
     assert learn.cbs == before
 
 
@@ -215,7 +215,7 @@ def test_added_cbs_are_taken_away_after_an_error() -> None:
 
     with pytest.raises(KeyError):
         learn.fit(1, cbs=Fails)
-    assert len(learn.cbs) == 4
+    assert len(learn.cbs) == 5
 
 
 def test_no_logging_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
