@@ -52,8 +52,17 @@ OVER_CLASSES = (
     LabelSmoothingCrossEntropyFlat,
 )
 """Losses that take class indices as targets."""
+TORCHS_OVER_CLASSES = (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)
+"""Those of them that take indices as int64 or uint8 only."""
 ZERO_OR_ONE = (mnist_loss, flat_binary_cross_entropy)
 """Losses that take 0 and 1 as targets and make something of other numbers all the same."""
+OF_YES_OR_NO = (
+    F.binary_cross_entropy,
+    F.binary_cross_entropy_with_logits,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+)
+"""torch's losses that take a float from 0 to 1 as the target of each prediction."""
 RESHAPING = (flat_binary_cross_entropy, flat_mse, BaseLoss)
 """Losses that flatten what they are given, and look at the shapes themselves."""
 
@@ -70,9 +79,11 @@ def check_inputs(loss_func: Callable[..., Any], pred: Any, yb: tuple[Any, ...]) 
     if _is_one_of(loss_func, ELEMENTWISE):
         same_shape(_name(loss_func), pred, target)
     if _is_one_of(loss_func, OVER_CLASSES):
-        problem = _class_problem(loss_func, pred, target)
+        problem = _form_problem(loss_func, pred, target) or _class_problem(loss_func, pred, target)
         if problem:
             raise ValueError(f"{_name(loss_func)}: {problem}")
+    if _is_one_of(loss_func, OF_YES_OR_NO) and (problem := _yes_or_no_problem(pred, target)):
+        raise ValueError(f"{_name(loss_func)}: {problem}")
     if _is_one_of(loss_func, ZERO_OR_ONE) and not bool(((target == 0) | (target == 1)).all()):
         low, high = target.min().item(), target.max().item()
         raise ValueError(f"{_name(loss_func)}: targets must be 0 or 1, got numbers from {low} to {high}")
@@ -88,7 +99,7 @@ def first_loss(loss_func: Callable[..., Any], pred: Any, yb: tuple[Any, ...], *,
     check_inputs(loss_func, pred, yb)
     target = _single_target(pred, yb)
     if target is not None and pred.shape != target.shape and not _is_one_of(loss_func, RESHAPING):
-        with _WatchBroadcast(pred, target) as watch:
+        with _WatchLoss(pred, target) as watch:
             loss = loss_func(pred, target)
         if watch.broadcast:
             raise ValueError(shapes_message(_name(loss_func), pred.shape, target.shape))
@@ -108,8 +119,12 @@ def first_loss(loss_func: Callable[..., Any], pred: Any, yb: tuple[Any, ...], *,
     return loss
 
 
-class _WatchBroadcast(TorchFunctionMode):
-    """Sees whether an operation takes predictions and targets of different shapes to the shape of both together."""
+class _WatchLoss(TorchFunctionMode):
+    """Sees whether an operation takes predictions and targets of different shapes to the shape of both together.
+
+    A loss that hands over to torch's over classes is looked at before that is carried out: a class index out of range
+    ends the process where it is found on a GPU.
+    """
 
     def __init__(self, pred: Tensor, target: Tensor) -> None:
         super().__init__()
@@ -121,6 +136,8 @@ class _WatchBroadcast(TorchFunctionMode):
             self._together = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.cross_entropy, F.nll_loss) and len(args) > 1:
+            check_inputs(partial(func, **(kwargs or {})), args[0], (args[1],))
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor) and out.shape == self._together and self._together not in self._shapes:
             seen = {arg.shape for arg in args if isinstance(arg, Tensor)}
@@ -142,6 +159,8 @@ def explain_model(error: Exception, model: nn.Module, xb: Any, batch: Any) -> No
         fix = "x.float() / 255" if wrong[0] is torch.uint8 else f"x.to(torch.{wanted})"
         fix += ", or cbs=Cast()" if wrong[0].is_floating_point else ""
         error.add_note(f"its parameters are {wanted}, the input is {came}: give it {fix}")
+    if "device" in str(error) and (note := _devices(model, inputs)):
+        error.add_note(note)
     if isinstance(error, TypeError) and isinstance(batch, (tuple, list)) and len(batch) > 2:
         error.add_note(
             f"{len(inputs)} of the batch's {len(batch)} parts are inputs: DataLoaders(..., n_inp=...) says how many"
@@ -152,6 +171,18 @@ def explain_model(error: Exception, model: nn.Module, xb: Any, batch: Any) -> No
         )
     if "Expected more than 1 value per channel" in str(error) and batch_size(xb) == 1:
         error.add_note("batch normalisation cannot train on one row: leave the last, smaller batch out, drop_last=True")
+
+
+def _devices(model: nn.Module, inputs: list[Any]) -> str:
+    """Where the model is, and where the data; empty where that is one place."""
+    of_model = sorted({str(p.device) for p in model.parameters()})
+    of_data = sorted({str(x.device) for x in inputs if isinstance(x, Tensor)})
+    if of_model == of_data or not of_model or not of_data:
+        return ""
+    return (
+        f"the model is on another device than the data: on {', '.join(of_model)}, the input on {', '.join(of_data)}."
+        " The DevicePlacement callback, one of the default ones, brings both together"
+    )
 
 
 def explain_loss(error: Exception, loss_func: Callable[..., Any] | None, pred: Any, yb: tuple[Any, ...]) -> None:
@@ -191,6 +222,48 @@ def _class_problem(loss_func: Callable[..., Any] | None, pred: Tensor, target: T
         f"class indices must be in [0, {classes}), as the model gives {classes} classes, but targets run from {low} to"
         f" {high}. Give the model's last layer {high + 1} outputs, or number the classes from 0."
     )
+
+
+def _form_problem(loss_func: Callable[..., Any], pred: Tensor, target: Tensor) -> str:
+    """What is wrong with the targets of a loss over classes, neither indices nor shares; empty where nothing is."""
+    if isinstance(loss_func, (BaseLoss, DiceLoss)) or pred.ndim < 2:
+        return ""  # they flatten, or make indices of what they get
+    came = shape_text(target)
+    indices = target.shape == pred.shape[:1] + pred.shape[2:]
+    shares = target.shape == pred.shape
+    takes_shares = _is_one_of(loss_func, (F.cross_entropy, nn.CrossEntropyLoss))
+    if shares and not target.is_floating_point():
+        also = " (or targets.float(), which are then the classes' shares)" if takes_shares else ""
+        return f"targets are {came}, one-hot it seems, where class indices are meant. Use targets.argmax(1){also}."
+    if shares and not takes_shares and not indices:
+        return f"targets are {came}, one-hot or shares, where class indices are meant. Use targets.argmax(1)."
+    if indices and target.is_floating_point():
+        return (
+            f"targets are {came}, but class indices are whole numbers. Use targets.long(); for a number that is no"
+            " class, a loss of distances such as nn.functional.mse_loss."
+        )
+    if indices and target.dtype not in (torch.int64, torch.uint8) and _is_one_of(loss_func, TORCHS_OVER_CLASSES):
+        return f"targets are {came}, but torch takes class indices as int64. Use targets.long()."
+    return ""
+
+
+def _yes_or_no_problem(pred: Tensor, target: Tensor) -> str:
+    """What is wrong with the targets of a binary cross-entropy; empty where nothing is."""
+    if target.shape == pred.shape and target.is_floating_point():
+        if not target.numel():
+            return ""
+        low, high = target.min().item(), target.max().item()
+        # Written so that nan, which another look names, is no problem of range.
+        return f"targets must be from 0 to 1, got numbers from {low:g} to {high:g}." if low < 0 or high > 1 else ""
+    if target.shape == pred.shape:
+        return f"targets are {shape_text(target)}, but must be floats. Use targets.float()."
+    if pred.ndim > 1 and target.shape == pred.shape[:1] + pred.shape[2:] and pred.shape[1] > 1:
+        return (
+            f"predictions are {tuple(pred.shape)} but targets are {shape_text(target)}: class indices, it seems, where"
+            f" one-hot is meant. Use nn.functional.one_hot(targets, {pred.shape[1]}).float(), or cross_entropy for one"
+            " class a row."
+        )
+    return shapes_message("", pred.shape, target.shape).removeprefix(": ") + " Each prediction has one target."
 
 
 def _ignored(loss_func: Callable[..., Any] | None) -> int:

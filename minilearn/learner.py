@@ -14,6 +14,7 @@ from minilearn.callbacks import (
     Divergence,
     LRFinder,
     LRSearch,
+    Preflight,
     ProgressCallback,
     Recorder,
     TrainEval,
@@ -33,7 +34,7 @@ from minilearn.optim import Adam, groups
 from minilearn.optim.groups import Spread
 from minilearn.step import CompiledSteps
 
-DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Recorder, Divergence, ProgressCallback)
+DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Preflight, Recorder, Divergence, ProgressCallback)
 
 
 class Learner(ConvertibleLoop):
@@ -57,8 +58,8 @@ class Learner(ConvertibleLoop):
             of batch normalisation go on in either case.
         moms: the momenta at the start, the middle and the end of one cycle; by default (0.95, 0.85, 0.95) where the
             optimizer was made with momentum.
-        default_cbs: whether the default callbacks are there: training mode and counters, device, recorder,
-            a look for divergence, progress.
+        default_cbs: whether the default callbacks are there: training mode and counters, device, a look at the
+            first batch, recorder, a look for divergence, progress.
         compile: whether steps are compiled (`CompiledSteps`), by torch.compile, which takes seconds to a minute at the
             beginning; or one of its modes, such as "max-autotune".
     Raises:

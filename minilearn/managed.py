@@ -56,6 +56,17 @@ class ManagedLoop(Loop):
             del c.learn
         return self
 
+    def rest_cb(self, cb: Callback) -> None:
+        """Calls a callback no more in this part of the fit, training or validation: its work is done, it costs nothing.
+
+        But for `cleanup_fit`. It is called again from the next fit on, and where callbacks are added or removed.
+        """
+        for event, handlers in self._handlers.items():
+            if event != "cleanup_fit":  # a list of its own: this one may be gone through just now
+                self._handlers[event] = [
+                    handler for handler in handlers if getattr(handler, "__self__", None) is not cb
+                ]
+
     def remove_cbs(self, cbs: Callbacks) -> Self:
         """Removes callbacks, one or several."""
         for cb in [cbs] if isinstance(cbs, (Callback, type)) else list(cbs or ()):

@@ -125,7 +125,7 @@ def test_batch_norm_on_one_row_is_explained() -> None:
 
 
 def test_error_of_the_loss_says_what_it_was_given() -> None:
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ValueError, match=r"Use targets.long\(\)") as caught:
         fit(X, torch.ones(8, 1, dtype=torch.int32), nn.Linear(3, 3), lambda p, t: F.cross_entropy(p, t.squeeze(1)))
     assert "the loss was given predictions float32 (4, 3) and targets (int32 (4, 1))" in notes(caught)
 

@@ -17,11 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors", "tensors", "random_states", "compiling", "operators", "batches",
     "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files",
-    "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "metrics", "schedule", "lr_suggest",
-    "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
+    "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule",
+    "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
     "graphs", "heard", "diagnosis", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
-    "summary", "described", "fits", "predictions", "saved", "exchange", "conversions",
+    "summary", "inspection", "described", "fits", "predictions", "saved", "exchange", "conversions",
     "learner",
     "vision",
     "all",
@@ -103,8 +103,10 @@ ROOM_ORDER = {
         "hook",
         "activation_stats",
         "checkpoint",
+        "preflight",
         "__init__",
     ],
+    "preflight": ["finding", "kinds", "batch", "data", "model", "page", "__init__"],
     "vision": ["compat", "__init__"],
 }
 RUNS_TEXT = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from minilearn.callback import Callback, CancelEpochException, CancelFitException
-from minilearn.callbacks import DevicePlacement, Divergence, ProgressCallback, Recorder, TrainEval
+from minilearn.callbacks import DevicePlacement, Divergence, Preflight, ProgressCallback, Recorder, TrainEval
 from minilearn.data import DataLoader, DataLoaders, digits, digits_sample
 from minilearn.learner import Learner
 from minilearn.metrics import accuracy, mse
@@ -55,6 +55,7 @@ def test_default_callbacks_are_there_and_can_be_left_out() -> None:
     assert [type(cb) for cb in learner().cbs] == [
         TrainEval,
         DevicePlacement,
+        Preflight,
         Recorder,
         ProgressCallback,
         Divergence,
@@ -208,7 +209,7 @@ def test_added_and_removed_cbs_are_put_back() -> None:
         assert len(learn.cbs) == 6
     assert learn.cbs == before
     with learn.removed_cbs(Recorder):
-        assert len(learn.cbs) == 3
+        assert len(learn.cbs) == 4
     assert learn.cbs == before
 
 

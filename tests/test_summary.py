@@ -69,7 +69,7 @@ def test_the_page_shows_them() -> None:
         "loss: mse_loss",
         "optimizer: Adam, made when a fit begins",
         "layers: 1 to freeze, none frozen",
-        "callbacks: TrainEval, DevicePlacement, Recorder, ProgressCallback, Divergence",
+        "callbacks: TrainEval, DevicePlacement, Preflight, Recorder, ProgressCallback, Divergence",
     ]
     assert repr(found) == str(found)  # what a notebook shows
 

@@ -20,6 +20,7 @@ from minilearn.callbacks.modes import BnFreeze, MCDropout, MCDropoutCallback, Mo
 from minilearn.callbacks.nan import TerminateOnNaN, TerminateOnNaNCallback
 from minilearn.callbacks.plateau import ReduceLROnPlateau
 from minilearn.callbacks.precision import AMPMode, MixedPrecision
+from minilearn.callbacks.preflight import Preflight
 from minilearn.callbacks.profile import Profile, Share, profile_fit
 from minilearn.callbacks.profiler import Profiler
 from minilearn.callbacks.progress import ProgressCallback
@@ -69,6 +70,7 @@ __all__ = [
     "ModelReset",
     "ModelResetter",
     "ParamScheduler",
+    "Preflight",
     "Profile",
     "Profiler",
     "ProgressCallback",
