@@ -23,7 +23,6 @@ from minilearn.callbacks import (
 from minilearn.callbacks.checkpoint import Kept, checkpoints_of
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
-from minilearn.conversions import ConvertibleLoop
 from minilearn.data.loaders import DataLoaders
 from minilearn.errors import describe, in_range, whole
 from minilearn.fits import Moms, check_moms
@@ -33,11 +32,12 @@ from minilearn.metrics import as_metrics
 from minilearn.optim import Adam, groups
 from minilearn.optim.groups import Spread
 from minilearn.step import CompiledSteps
+from minilearn.trials import TrialLoop
 
 DEFAULT_CALLBACKS = (TrainEval, DevicePlacement, Preflight, Recorder, Divergence, ProgressCallback)
 
 
-class Learner(ConvertibleLoop):
+class Learner(TrialLoop):
     """A model, the data it learns from, a loss, an optimizer and metrics; `fit` trains it.
 
     Args:
@@ -62,6 +62,7 @@ class Learner(ConvertibleLoop):
             first batch, recorder, a look for divergence, progress.
         compile: whether steps are compiled (`CompiledSteps`), by torch.compile, which takes seconds to a minute at the
             beginning; or one of its modes, such as "max-autotune".
+        deterministic: whether fits take only kernels that give the same numbers twice (`trials.deterministic_kernels`).
     Raises:
         TypeError: an argument is not what it should be.
         ValueError: `lr` or `wd` is out of its range.
@@ -95,6 +96,7 @@ class Learner(ConvertibleLoop):
         moms: Moms | None = None,
         default_cbs: bool = True,
         compile: bool | str = False,
+        deterministic: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -116,6 +118,7 @@ class Learner(ConvertibleLoop):
         self.metrics = as_metrics(metrics)
         self.path = Path(path) if path is not None else self.dls.path
         self.model_dir, self.logger, self.show_bar = Path(model_dir), print, True
+        self.deterministic = deterministic
         self.compiled = CompiledSteps(compile) if check_mode(compile) else None
         given = callbacks_of(cbs)
         if default_cbs:

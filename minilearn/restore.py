@@ -36,7 +36,7 @@ def restored(learn: Loop, params: Iterable[Tensor] = ()) -> Iterator[None]:
 
     That is: the model and the loss (parameters, buffers, gradients, modes, what requires a gradient, plain attributes,
     modules that are initialised lazily), the optimizer (or that there was none), the callbacks and their attributes,
-    the Learner's own attributes, the training loader's and its sampler's generators and attributes, and the random
+    the Learner's own attributes, the loaders' and their samplers' generators and attributes, and the random
     numbers of Python, NumPy and torch on every device. A fit afterwards is then bit for bit the one that it would have
     been before, where the device's kernels give the same numbers twice.
 
@@ -50,7 +50,8 @@ def restored(learn: Loop, params: Iterable[Tensor] = ()) -> Iterator[None]:
     """
     rewind = _Rewind()
     rewind.random()
-    rewind.loader(learn.dls.train)
+    for loader in learn.dls.loaders:
+        rewind.loader(loader)
     if "opt" in learn.__dict__:
         rewind.thing(learn.opt)  # it need not be a subclass of torch's; first, as callbacks may hold it too
     rewind.value([learn.model, learn.loss_func, list(params), list(learn.cbs)])

@@ -1,5 +1,6 @@
 """The table of a fit in a file that every spreadsheet opens."""
 
+import contextlib
 import csv
 import io
 import os
@@ -9,7 +10,7 @@ from typing import Any, TextIO
 
 from minilearn.callback import Callback
 from minilearn.callbacks.recorder import Recorder
-from minilearn.errors import describe, whole
+from minilearn.errors import describe, warn, whole
 from minilearn.files import whole_file
 
 
@@ -19,6 +20,9 @@ class CSVLogger(Callback):
     The file begins, with its folder, when the first epoch does; each line is on the disk when its epoch has ended
     (`after_epoch`), so that a run that is killed keeps its lines. A figure that there is none of is empty; `time` is
     in seconds. The printing is left alone, and `learn.no_logging()` does not concern the file. A batch costs nothing.
+
+    Where the first epoch's file cannot be written, that is an error. Later a run is worth more than its log: on a full
+    disk, or where the folder is gone, there is a warning, once a fit, and each epoch tries to write all lines anew.
 
     Without `append` a fit replaces the file of the one before. A fit that goes on from a checkpoint (`state_dict`,
     with the Recorder's) has each of its epochs in the file once, whatever an interrupted run wrote after the
@@ -30,7 +34,7 @@ class CSVLogger(Callback):
     Raises:
         TypeError: `fname` is no name.
         ValueError: in `before_fit`, where `append` meets a file with other columns: it could not be read any more.
-        OSError: the file cannot be written.
+        OSError: in the first epoch: the file cannot be written.
 
     >>> CSVLogger("logs/first.csv").fname.name
     'first.csv'
@@ -47,7 +51,7 @@ class CSVLogger(Callback):
         self._path: Path | None = None
         self._file: TextIO | None = None
         self._start = self._written = 0
-        self._in_fit = False
+        self._in_fit = self._failed = False
 
     @property
     def path(self) -> Path:
@@ -80,7 +84,8 @@ class CSVLogger(Callback):
     def before_fit(self) -> None:
         self._path = self.learn.path / self.fname
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._start, self._written, self._in_fit = 0, 0, True
+        self._start, self._written, self._in_fit, self._failed = 0, 0, True, False
+        self._begun = False
         if self.append and self._path.exists():
             names, text = self.learn.recorder.metric_names, _whole_lines(self._path.read_bytes())
             found = next(csv.reader(io.StringIO(text.decode(), newline="")), names)
@@ -92,17 +97,30 @@ class CSVLogger(Callback):
             self._start = len(text)
 
     def before_epoch(self) -> None:
-        self._write_rows()  # of a fit that goes on: those before
+        if not self._begun:
+            self._write_rows()  # of a fit that goes on: those before
+            self._begun = True
 
     def after_epoch(self) -> None:
-        self._write_rows()
+        self._try_to_write()
 
     def after_fit(self) -> None:
-        self._write_rows()
+        self._try_to_write()
 
     def cleanup_fit(self) -> None:
         self._close()
         self._in_fit = False
+
+    def _try_to_write(self) -> None:
+        try:
+            self._write_rows()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # closing writes what is left over
+                self._close()
+            self._file, self._written = None, 0  # the next attempt replaces the file, with all lines of this fit
+            if not self._failed:
+                self._failed = True
+                warn(f"CSVLogger cannot write {self.path} ({error}): the fit goes on, learn.recorder has its figures")
 
     def _write_rows(self) -> None:
         """Writes the rows that the Recorder has made and that are not in the file yet."""

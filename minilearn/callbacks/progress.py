@@ -7,6 +7,7 @@ from typing import Any
 
 from minilearn.callback import Callback
 from minilearn.callbacks.recorder import Recorder
+from minilearn.errors import warn
 
 REDRAW_S = 0.1
 """A live bar is drawn anew at most this often."""
@@ -16,7 +17,8 @@ class ProgressCallback(Callback):
     """Prints the Recorder's rows as a table; on a terminal and in a notebook with a live bar below it.
 
     Into a pipe or a file goes one line an epoch and nothing else. `learn.no_bar()` leaves the bar out,
-    `learn.no_logging()` everything; a Learner's own `logger` gets the lines instead of `print`.
+    `learn.no_logging()` everything; a Learner's own `logger` gets the lines instead of `print`. Where a line cannot be
+    written (`OSError`: a pipe that is closed, a full disk), there is a warning, once a fit, and the fit goes on.
     """
 
     order = Recorder.order + 1  # prints the row that the Recorder has made
@@ -26,12 +28,12 @@ class ProgressCallback(Callback):
         self._bar: Any = None
         self._live = False
         self._due = math.inf
-        self._printed = 0
+        self._printed, self._failed = 0, False
 
     def before_fit(self) -> None:
         if not callable(self.learn.logger):
             raise TypeError(f"learn.logger must be a function of a line, got {self.learn.logger!r}")
-        self._printed = 0
+        self._printed, self._failed = 0, False
         names = self.learn.recorder.metric_names
         self._live = self.learn.show_bar and self.learn.logger is print
         if self._live and in_notebook():
@@ -93,10 +95,18 @@ class ProgressCallback(Callback):
         names = self.learn.recorder.metric_names
         widths = [max(len(name), 5 if name in ("epoch", "time") else 8) for name in names]
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        if self.learn.logger is print:
-            print(line, flush=True)
-        else:
-            self.learn.logger(line)
+        try:
+            if self.learn.logger is print:
+                print(line, flush=True)
+            else:
+                self.learn.logger(line)
+        except OSError as error:  # a pipe that nobody reads any more, a full disk: no reason to lose the run
+            if not self._failed:
+                self._failed = True
+                warn(f"the table cannot be written by learn.logger ({error}): the fit goes on, learn.recorder has it")
+        except Exception as error:
+            error.add_note("raised by learn.logger, which was given a line of the table")
+            raise
 
     def _begin_part(self) -> None:
         """A part of an epoch begins; one that is over before its bar is due gets none."""

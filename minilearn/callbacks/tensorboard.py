@@ -1,12 +1,13 @@
 """A fit's figures, pictures and graph for TensorBoard."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,22 @@ if TYPE_CHECKING:
     from minilearn.loop import Loop
 
 
+def _survives(event: Callable[["TensorBoard"], None]) -> Callable[["TensorBoard"], None]:
+    """An event at which files that cannot be written any more end the logging, not the fit."""
+
+    @functools.wraps(event)
+    def method(self: "TensorBoard") -> None:
+        if self._broken:
+            return
+        try:
+            event(self)
+        except OSError as error:
+            self._broken = True
+            warn(f"TensorBoard cannot write to {self.folder} ({error}): the fit goes on, not logged there")
+
+    return method
+
+
 class TensorBoard(Callback):
     """Writes a run that ``tensorboard --logdir runs`` shows.
 
@@ -31,6 +48,9 @@ class TensorBoard(Callback):
     - `after_epoch`: the validation loss and the metrics; histograms of the weights; those images with what the model
       said of them, where the inputs are images. Then all is on the disk: a run that is killed keeps it.
     - `cleanup_fit`: the files are closed, whatever ended the fit.
+
+    Files that cannot be opened are an error. Where they cannot be written later on, as on a disk that is full, there is
+    a warning, and the rest of the fit is not logged: a run is worth more than its log.
 
     All fits of one such object are one run, and its batches are counted on from fit to fit, as in `fine_tune`. A run
     that another object wrote into the same folder is no longer shown. A fit that goes on from a checkpoint goes on
@@ -80,7 +100,7 @@ class TensorBoard(Callback):
         self._figures, self._first = BatchFigures(self._write, stride), FirstRows(n_preds)
         self._writer: Any = None
         self._before = self._written = 0
-        self._in_fit = self._traced = False
+        self._in_fit = self._traced = self._broken = False
 
     @property
     def stride(self) -> int:
@@ -100,12 +120,13 @@ class TensorBoard(Callback):
         self._figures.load_state_dict(state["figures"])
 
     def before_fit(self) -> None:
-        self._in_fit = True
+        self._in_fit, self._broken = True, False
         self._figures.begin(self.learn.recorder.smooth_loss.beta)
 
     def before_epoch(self) -> None:
         self._open()
 
+    @_survives
     def after_batch(self) -> None:
         learn = self.learn
         if not self._in_fit:
@@ -118,6 +139,7 @@ class TensorBoard(Callback):
         elif self.log_preds and learn.iter == 0 and is_first_set(learn):
             self._first.keep(learn)
 
+    @_survives
     def after_epoch(self) -> None:
         self._write_rows()
         step = self._before + self.train_iter
@@ -129,6 +151,7 @@ class TensorBoard(Callback):
         self._first.forget()
         self._open().flush()
 
+    @_survives
     def after_fit(self) -> None:
         self._write_rows()  # of an epoch that was cut short after its last figure
 
@@ -137,11 +160,16 @@ class TensorBoard(Callback):
             return
         self._in_fit = False
         self._first.forget()
+        self._end()
+        self._close()  # where it is broken
+        self._before += self.train_iter
+
+    @_survives
+    def _end(self) -> None:
         try:
             self._figures.read()
         finally:
             self._close()
-            self._before += self.train_iter
 
     def _open(self) -> Any:
         """The writer, opened where the fit begins or goes on: what the folder holds from this batch on is not shown."""
@@ -170,7 +198,8 @@ class TensorBoard(Callback):
     def _close(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.close()
+            with contextlib.suppress(OSError) if self._broken else contextlib.nullcontext():
+                writer.close()
 
     def _write(self, step: int, figures: dict[str, float]) -> None:
         """Writes figures as one event: a fifth of what one event each would cost."""
