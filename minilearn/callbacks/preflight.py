@@ -63,7 +63,7 @@ class Preflight(Callback):
 
     def __init__(self) -> None:
         self._due: set[bool] = set()
-        self._batches, self.fresh, self._alone = 0, False, False
+        self._batches, self.fresh, self._alone, self._eager = 0, False, False, False
         self._without: list[str] = []
         self._looks_like_bytes: list[Tensor] = []
         self._hooks: list[Any] = []
@@ -111,12 +111,16 @@ class Preflight(Callback):
         self._unhook()
 
     def after_loss(self) -> None:
-        if self.training in self._due and self._batches == 0:
+        if self.training not in self._due:
+            return
+        loss = self.learn.__dict__.get("loss")
+        self._eager = isinstance(loss, Tensor) and loss.requires_grad  # else a compiled step, over, without gradients
+        if self._batches == 0:
             self.report(self.of_answer() if self.training else self.of_validation())
 
     def after_backward(self) -> None:
-        if True not in self._due or "loss" not in self.learn.__dict__ or not self.loss.requires_grad:
-            self._without = []  # a compiled step is over, and has left no gradients
+        if True not in self._due or not self._eager:
+            self._without = []
             return
         names = without_gradient(self.model)
         self._without = [name for name in names if self._batches == 0 or name in self._without]
