@@ -133,6 +133,9 @@ class _CloseLook(Preflight):
     def may_hook(self) -> bool:
         return not any(hasattr(module, "_orig_mod") for module in self.model.modules())
 
+    def cut_off(self, names: list[str]) -> list[str]:
+        return names
+
     def finish(self) -> None:
         """Goes on looking at the losses."""
 

@@ -334,7 +334,7 @@ def test_removing_what_is_not_there_says_what_is() -> None:
         pass
 
     with pytest.raises(
-        ValueError, match="this Learner has no callback Mine; it has TrainEval, DevicePlacement, Recorder"
+        ValueError, match="this Learner has no callback Mine; it has TrainEval, DevicePlacement, Preflight"
     ):
         learner().remove_cb(Mine)
 

@@ -43,9 +43,9 @@ class Preflight(Callback):
 
     What is surely wrong is a ValueError, what may be meant a RuntimeWarning, each with the value seen and the fix:
     inputs with nan, bytes as inputs, a sigmoid or softmax before a loss that applies it again, a first loss far above
-    that of chance, sorted labels that are not shuffled, a model in evaluation mode, parameters that get no gradient in
-    three batches, a last batch of one row with batch norm. It is silent where a set-up may well be sound:
-    `Learner.check` looks closer. What the loop looks at by itself comes in any case (`checks.first_loss`).
+    that of chance, sorted labels that are not shuffled, a model in evaluation mode, layers that are at work and
+    get no gradient in three batches, a last batch of one row with batch norm. It is silent where a set-up may well be
+    sound: `Learner.check` looks closer. What the loop looks at by itself comes in any case (`checks.first_loss`).
 
     The look takes a millisecond or two on a CPU; on a GPU it waits for the device a few times. Afterwards a batch costs
     nothing: it takes its methods out of the loop's table. With ``compile=True`` nothing is hooked into the model, and
@@ -63,8 +63,9 @@ class Preflight(Callback):
 
     def __init__(self) -> None:
         self._due: set[bool] = set()
-        self._batches, self.fresh, self._alone = 0, False, False
+        self._batches, self.fresh, self._alone, self._eager = 0, False, False, False
         self._without: list[str] = []
+        self._at_work: set[str] = set()
         self._looks_like_bytes: list[Tensor] = []
         self._hooks: list[Any] = []
 
@@ -92,7 +93,7 @@ class Preflight(Callback):
     # ---- the events ----
 
     def before_fit(self) -> None:
-        self._due, self._batches, self._without = {True, False}, 0, []
+        self._due, self._batches, self._without, self._at_work = {True, False}, 0, [], set()
         self.fresh = not getattr(self.opt, "state", None)
 
     def before_train(self) -> None:
@@ -106,22 +107,29 @@ class Preflight(Callback):
             self.learn.rest_cb(self)
         elif self._batches == 0 and self.training:
             self.report(self.at_start())
+        elif self._without and self.training and self.may_hook():
+            for name, layer in self.model.named_modules():
+                self._hooks.append(layer.register_forward_pre_hook(partial(self._called, name)))
 
     def after_pred(self) -> None:
         self._unhook()
 
     def after_loss(self) -> None:
-        if self.training in self._due and self._batches == 0:
+        if self.training not in self._due:
+            return
+        loss = self.learn.__dict__.get("loss")
+        self._eager = isinstance(loss, Tensor) and loss.requires_grad  # else a compiled step, over, without gradients
+        if self._batches == 0:
             self.report(self.of_answer() if self.training else self.of_validation())
 
     def after_backward(self) -> None:
-        if True not in self._due or "loss" not in self.learn.__dict__ or not self.loss.requires_grad:
-            self._without = []  # a compiled step is over, and has left no gradients
+        if True not in self._due or not self._eager:
+            self._without = []
             return
         names = without_gradient(self.model)
         self._without = [name for name in names if self._batches == 0 or name in self._without]
         if self._without and self._batches + 1 == self.gradient_batches:
-            self.report(no_gradient(self._without, self.model, self.gradient_batches))
+            self.report(no_gradient(self.cut_off(self._without), self.model, self.gradient_batches))
 
     def after_batch(self) -> None:
         if self.training in self._due:
@@ -167,6 +175,11 @@ class Preflight(Callback):
         """The order of the labels, where the loss is one of classes."""
         return sorted_column(self.train_loader())
 
+    def cut_off(self, names: list[str]) -> list[str]:
+        """Those of the parameters without a gradient whose layer has been at work; spare layers are left to a check."""
+        leaf = {name for name, layer in self.model.named_modules() if next(layer.children(), None) is None}
+        return [name for name in names if name.rpartition(".")[0] in self._at_work & leaf]
+
     def of_validation(self) -> Iterator[Finding]:
         """When model and loss have answered the first validation batch; a run is not ended for it."""
         if not all(bool(part.isfinite().all()) for part in floats_of(self.pred)):
@@ -202,6 +215,9 @@ class Preflight(Callback):
         elif self._alone and single_row(layer, inputs[0], batch_size(self.xb)):
             loader, self._alone = self.train_loader(), False
             self.report([batch_of_one(name or type(layer).__name__, loader.batch_size, len(loader.sampler))])
+
+    def _called(self, name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._at_work.add(name)
 
     def _unhook(self) -> None:
         for hook in self._hooks:
