@@ -101,6 +101,7 @@ ROOM_ORDER = {
         "save_model",
         "hook",
         "activation_stats",
+        "job",
         "checkpoint",
         "__init__",
     ],
