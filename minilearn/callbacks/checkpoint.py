@@ -154,7 +154,11 @@ class Checkpoint(Callback):
             signal.signal(number, handler)
         self._handlers, self._loaded, self._begun = {}, None, False
         if self._folder is not None and not self._at_once:
-            self._folder.finish()
+            try:
+                self._folder.finish()
+            except RuntimeError:  # torch's, that a worker has died, comes at any moment
+                self._folder.finish()
+                raise
         self._stop_if_told()  # by a signal that came after the last look
 
     # ---- writing ----

@@ -1,9 +1,7 @@
 """A fit that is interrupted, anywhere and any number of times, ends as one that is not; what it leaves on the disk."""
 
-import os
 import random
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -45,7 +43,6 @@ from minilearn.callbacks import (
     TerminateOnNaN,
     TorchScheduler,
 )
-from minilearn.checkpoints import CheckpointFolder
 from minilearn.data import DataLoader, DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import AccumMetric, accuracy, mse
@@ -60,7 +57,10 @@ IMAGES = torch.rand(ROWS + VALID, 1, 4, 4, generator=GENERATOR)
 CLASSES = torch.randint(0, 3, (ROWS + VALID,), generator=GENERATOR)
 
 
-class Died(Exception):  # noqa: N818
+MOMENTUM = partial(SGD, mom=0.9)
+
+
+class Died(Exception):
     """What ends a run in the middle."""
 
 
@@ -195,21 +195,22 @@ def images() -> DataLoaders:
 
 
 def conv() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    return layers.to(memory_format=torch.channels_last)
 
 
 def made(
     path: Path,
     dls: DataLoaders | None = None,
-    model: nn.Module | None = None,
+    model: Callable[[], nn.Module] = mlp,
     loss: Any = F.mse_loss,
-    opt_func: Any = partial(SGD, mom=0.9),
+    opt_func: Any = MOMENTUM,
     **options: Any,
 ) -> Learner:
     torch.manual_seed(7)
     random.seed(7)
     np.random.seed(7)
-    learn = Learner(dls or tensors(), model or mlp(), loss, opt_func, 0.05, path=path, **options)
+    learn = Learner(dls or tensors(), model(), loss, opt_func, 0.05, path=path, **options)
     learn.logger = lambda text: None
     return learn
 
@@ -238,7 +239,7 @@ def with_images(*cbs: Callable[[], Callback], **options: Any) -> Make:
     return lambda path: made(
         path,
         images(),
-        conv().to(memory_format=torch.channels_last),
+        conv,
         nn.CrossEntropyLoss(),
         cbs=[cb() for cb in cbs],
         metrics=accuracy,
@@ -291,7 +292,7 @@ CASES: dict[str, tuple[Make, Fit]] = {
     "torch.SGD": (with_opt(partial(torch.optim.SGD, momentum=0.9)), fit3),
     "torch.AdamW": (with_opt(partial(torch.optim.AdamW, amsgrad=True)), fit3),
     "torch.Adagrad": (with_opt(torch.optim.Adagrad), fit3),
-    "LBFGS": (lambda path: made(path, opt_func=torch.optim.LBFGS, model=nn.Linear(3, 1)), fit3),
+    "LBFGS": (lambda path: made(path, opt_func=torch.optim.LBFGS, model=lambda: nn.Linear(3, 1)), fit3),
     "accumulation": (with_cbs(lambda: GradientAccumulation(5)), fit3),
     "accumulation, clipped, channels last": (with_images(lambda: GradientAccumulation(5), lambda: GradientClip(0.1)), fit3),
     "LAMB, channels last": (with_images(opt_func=Lamb), fit3),
@@ -323,7 +324,7 @@ CASES: dict[str, tuple[Make, Fit]] = {
     "CSV": (with_cbs(CSVLogger), fit3),
     "TensorBoard": (with_cbs(lambda: TensorBoard("runs", trace_model=False)), fit3),
     "loss with a state": (lambda path: made(path, loss=MSEWithScale()), fit3),
-    "own buffer": (lambda path: made(path, model=nn.Sequential(Counting(), nn.Linear(3, 1))), fit3),
+    "own buffer": (lambda path: made(path, model=lambda: nn.Sequential(Counting(), nn.Linear(3, 1))), fit3),
     "inferred loss": (lambda path: made(path, loss=None), fit3),
     "no validation": (no_validation, fit3),
     "train metrics": (with_cbs(metrics=[mse, AccumMetric(mse)]), fit3),

@@ -63,7 +63,7 @@ class Images(Dataset[Any]):
     def __getitem__(self, i: int) -> Any:
         if not self.noise:
             return self.x[i], self.y[i]
-        drawn = torch.rand(SIDE, SIDE) + random.random() + float(np.random.rand())  # noqa: NPY002
+        drawn = torch.rand(SIDE, SIDE) + random.random() + float(np.random.rand())
         return self.x[i] + self.noise * drawn, self.y[i]
 
 
@@ -98,7 +98,7 @@ def learner(way: Way, path: Path) -> Learner:
     """What a script makes each time anew."""
     torch.manual_seed(3)
     random.seed(3)
-    np.random.seed(3)  # noqa: NPY002
+    np.random.seed(3)
     noise = 0.1 if way.augmented else 0.0
     train = DataLoader(Images(0, ROWS, noise), BATCH, shuffle=True, num_workers=way.workers, collate_fn=collate)
     valid = DataLoader(Images(ROWS, ROWS + VALID, 0.0), BATCH, num_workers=way.workers, collate_fn=collate)
@@ -171,10 +171,17 @@ def in_fork(work: Callable[[], None]) -> int:
     code = 1
     try:
         os.setpgid(0, 0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # workers whose main process is killed complain
         work()
         code = 0
+    except SystemExit as told:
+        code = int(told.code or 0)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as Python does where nobody catches it
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
     finally:
         os._exit(code)
 
@@ -305,6 +312,8 @@ def main(argv: list[str] | None = None) -> int:
                 shutil.rmtree(root, ignore_errors=True)
             if counts.kills >= args.kills:
                 break
+        if counts.kills < args.kills:
+            print(f"so far: {counts}", flush=True)
     print(
         f"{counts.kills} kills in {counts.runs} runs of {len(tried)} of {len(WAYS)} ways to train,"
         f" {time.monotonic() - started:.0f} s: {counts.stuck} that could not go on, {counts.different} with a"
