@@ -58,7 +58,7 @@ class CheckpointFolder:
             FileError: there are checkpoints, but not one of them can be read; they are left as they are.
         """
         broken: list[tuple[Path, FileError]] = []
-        for file in sorted(self._files(), reverse=True):
+        for file in reversed(self._files()):
             try:
                 tensors, values = read_tensors(file, kind=KIND)
                 state = unflatten_state(values, tensors)
@@ -87,7 +87,8 @@ class CheckpointFolder:
         self.finish()
         value, tensors = flatten_state(dict(state))
         copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-        self._writer = threading.Thread(target=self._write, args=(copies, value), name="checkpoint")
+        # A daemon: a second Ctrl-C, which says at once, does not wait for the write.
+        self._writer = threading.Thread(target=self._write, args=(copies, value), name="checkpoint", daemon=True)
         self._writer.start()
         if wait:
             self.finish()
@@ -102,7 +103,7 @@ class CheckpointFolder:
             warn(f"a checkpoint could not be written, and the run goes on: {failed}")
 
     def _write(self, tensors: dict[str, Tensor], value: Any) -> None:
-        files = sorted(self._files())
+        files = self._files()
         number = int(files[-1].stem) + 1 if files else 1
         try:
             with torch.no_grad():
@@ -113,4 +114,6 @@ class CheckpointFolder:
             self._failed = error
 
     def _files(self) -> list[Path]:
-        return [file for file in self.path.glob(f"*{SUFFIX}") if file.stem.isdigit() and file.is_file()]
+        """The checkpoints, the oldest first."""
+        found = (file for file in self.path.glob(f"*{SUFFIX}") if file.stem.isdecimal() and file.is_file())
+        return sorted(found, key=lambda file: int(file.stem))

@@ -102,6 +102,7 @@ ROOM_ORDER = {
         "save_model",
         "hook",
         "activation_stats",
+        "job",
         "checkpoint",
         "preflight",
         "__init__",

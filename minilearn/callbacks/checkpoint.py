@@ -6,26 +6,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minilearn.callback import Callback, CancelFitException, CancelTrainException, CancelValidException
-from minilearn.callbacks.schedule import ParamScheduler
+from minilearn.callbacks.job import differences, job_of, keeps
 from minilearn.checkpoints import CheckpointFolder
-from minilearn.data.loader import length
 from minilearn.data.position import generators_of
 from minilearn.errors import describe, positive, whole
 from minilearn.random_states import random_states, set_random_states
-
-if TYPE_CHECKING:
-    from minilearn.learner import Learner
+from minilearn.states import flatten_state
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+APART_S = 0.2
+"""How far apart two signals are at least that are meant as two: launchers and `timeout` send one twice at once."""
 SHOWN = 8
 """How many differences between two runs a message lists."""
 
@@ -39,7 +38,8 @@ class Checkpoint(Callback):
 
     Checkpoints are written while training goes on, each to a file of its own (`CheckpointFolder`). On SIGTERM and
     Ctrl-C the batch is brought to its end, a checkpoint is written, and the process ends (`SystemExit(143)`,
-    `KeyboardInterrupt`); in validation the checkpoint is of its beginning. A second signal ends it at once.
+    `KeyboardInterrupt`); in validation the checkpoint is of its beginning. A second signal ends it at once. Signals are
+    heard in the main thread only, and those that the process ignored before are ignored still.
 
     Costs a look at the clock a batch (0.2 µs); a checkpoint is a copy of the state in memory, and its writing takes
     place in another thread. It looks on only, so steps may be compiled whole.
@@ -77,18 +77,22 @@ class Checkpoint(Callback):
         self._folder: CheckpointFolder | None = None
         self._loaded: dict[str, Any] | None = None
         self._signal: int | None = None
+        self._heard_at = 0.0
         self._handlers: dict[int, Any] = {}
-        self._finished = False
+        self._begun = self._finished = self._at_once = self._in_training = False
 
     # ---- the events ----
 
     def before_fit(self) -> None:
         self._folder = CheckpointFolder(self.learn.path / self.path, self.keep)
         self._folder.open()
-        self._signal, self._in_training, self._since = None, False, 0
+        self._signal, self._since = None, 0
+        self._finished = self._at_once = self._in_training = False
+        self._untried = self._begun = True
         self._job = job_of(self.learn)
+        # Looked up now: while a loader makes its iterator, it has another one.
+        self._own_generators = [generator for dl in self.dls.loaders for generator in generators_of(dl)]
         found = self._folder.newest()
-        self._finished = False
         if found is not None:
             self._take_up(*found)
         self._watch_signals()
@@ -96,15 +100,15 @@ class Checkpoint(Callback):
 
     def before_train(self) -> None:
         self._in_training = True
-        if self._loaded is None:
+        state = self._loaded
+        if state is None:
             self._epoch_begins = {"epoch_random": random_states(), "epoch_generators": self._generators()}
             return
-        state, self._loaded = self._loaded, None
         self._epoch_begins = {name: state[name] for name in ("epoch_random", "epoch_generators")}
-        self._load(state)
         if state["batch"] is None:
-            self._set_random(state["random"], state["generators"])
-            raise CancelTrainException  # that part is done
+            raise CancelTrainException  # that part is done: what it left is loaded at its end
+        self._loaded = None
+        self._load(state)
         self._set_random(state["epoch_random"], state["epoch_generators"])
         self.learn.go_on_at(state["batch"], lambda: self._set_random(state["random"], state["generators"]))
 
@@ -118,9 +122,16 @@ class Checkpoint(Callback):
         if by_clock or self._since == self.every_batches or self._signal is not None:
             self._write(self._place(self.epoch, self.iter + 1))
             self._stop_if_told()
+        elif self._untried:
+            flatten_state(self._state(self._place(self.epoch, self.iter + 1)))  # what cannot be saved is an error now
+        self._untried = False
 
     def after_train(self) -> None:
         self._in_training = False
+        state, self._loaded = self._loaded, None
+        if state is not None:
+            self._load(state)
+            self._set_random(state["random"], state["generators"])
         self._validation_begins = self._place(self.epoch, None)
 
     def after_validate(self) -> None:
@@ -134,16 +145,21 @@ class Checkpoint(Callback):
             self._stop_if_told()
 
     def after_fit(self) -> None:
-        if not self._finished:
-            self._write({**self._place(self.n_epoch, 0), "finished": True})
+        if self._begun and not self._finished:
+            self._write({**self._place(self.epoch, 0), "finished": True})
+            self._stop_if_told()
 
     def cleanup_fit(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
-        self._loaded = None
-        if self._folder is not None:
-            self._folder.finish()
+        self._handlers, self._loaded, self._begun = {}, None, False
+        if self._folder is not None and not self._at_once:
+            try:
+                self._folder.finish()
+            except RuntimeError:  # torch's, that a worker has died, comes at any moment
+                self._folder.finish()
+                raise
+        self._stop_if_told()  # by a signal that came after the last look
 
     # ---- writing ----
 
@@ -155,14 +171,14 @@ class Checkpoint(Callback):
             "finished": False,
             "random": random_states(),
             "generators": self._generators(),
-            "callbacks": [cb.state_dict() for cb in _with_state(self.learn)],
+            "callbacks": {name: cb.state_dict() for name, cb in self._with_state().items()},
             **(self._epoch_begins if batch != 0 else {}),
         }
 
-    def _write(self, place: dict[str, Any]) -> None:
-        assert self._folder is not None
+    def _state(self, place: dict[str, Any]) -> dict[str, Any]:
+        """All of a run: what `_place` gives, and what changes in training alone."""
         learn, loss_func = self.learn, self.learn.loss_func
-        state = {
+        return {
             **place,
             "job": self._job,
             "model": dict(learn.model.state_dict()),
@@ -171,22 +187,29 @@ class Checkpoint(Callback):
             "loss": dict(loss_func.state_dict()) if isinstance(loss_func, nn.Module) else {},
             "opt": learn.opt.state_dict(),
         }
-        self._folder.write(state, wait=self._signal is not None)
+
+    def _write(self, place: dict[str, Any]) -> None:
+        assert self._folder is not None
+        self._folder.write(self._state(place), wait=self._signal is not None)
         self._written_at, self._since = time.monotonic(), 0
 
     def _generators(self) -> list[Tensor]:
-        return [generator.get_state() for generator in generators_of(self.dls.train)]
+        return [generator.get_state() for generator in self._own_generators]
+
+    def _with_state(self) -> dict[str, Callback]:
+        return {f"{type(cb).__name__} {i}": cb for i, cb in enumerate(filter(keeps, self.learn.cbs))}
 
     # ---- taking up ----
 
     def _take_up(self, file: Path, state: dict[str, Any]) -> None:
         """Goes to the epoch of a checkpoint; its state is loaded there where it was taken."""
-        if differences := list(_differences(state["job"], self._job)):
-            more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        if found := list(differences(state["job"], self._job)):
+            more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise ValueError(
-                f"{file} is of another run: {'; '.join(differences[:SHOWN])}{more}."
+                f"{file} is of another run: {'; '.join(found[:SHOWN])}{more}."
                 " Give this run a folder of its own, or remove that one to begin anew."
             )
+        self.learn.logger(_place_in_words(file, state))
         self.learn.epoch = state["epoch"]
         if state["batch"] != 0:
             self._load_callbacks(state)  # some open a file when the epoch begins; and anew when its training begins
@@ -206,38 +229,58 @@ class Checkpoint(Callback):
                 buffer.copy_(state["buffers"][name])
         for name, p in learn.model.named_parameters():
             grad = state["grads"].get(name)
-            p.grad = None if grad is None else grad.to(p.device)
+            p.grad = None if grad is None else _laid_out(grad.to(p.device), p)
         if isinstance(learn.loss_func, nn.Module):
             learn.loss_func.load_state_dict(state["loss"])
         learn.opt.load_state_dict(state["opt"])
+        for weights, values in learn.opt.state.items():
+            values.update(
+                {key: _laid_out(value, weights) for key, value in values.items() if isinstance(value, Tensor)}
+            )
         self._load_callbacks(state)
 
     def _load_callbacks(self, state: Mapping[str, Any]) -> None:
-        for cb, own in zip(_with_state(self.learn), state["callbacks"], strict=True):
-            cb.load_state_dict(own)
+        for name, cb in self._with_state().items():
+            cb.load_state_dict(state["callbacks"][name])
 
     def _set_random(self, states: Mapping[str, Any], generators: list[Tensor]) -> None:
         set_random_states(states)
-        for generator, state in zip(generators_of(self.dls.train), generators, strict=False):
+        for generator, state in zip(self._own_generators, generators, strict=True):
             generator.set_state(state)
 
     # ---- signals ----
 
     def _watch_signals(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._told_to_stop) for number in SIGNALS}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._process = os.getpid()
+        for number in SIGNALS:
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:  # as in a job that a shell runs in the background
+                self._handlers[number] = signal.SIG_DFL if before is None else before
+                signal.signal(number, self._told_to_stop)
 
     def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:  # for the second time: at once, as if nobody had listened
-            signal.signal(number, self._handlers.get(number) or signal.SIG_DFL)
+        """Notes a signal. The second one ends the process as if nobody had listened, and so does one to a fork of it.
+
+        A fork does not hear Ctrl-C, though, which a terminal sends to all: the main process tells it when to end.
+        """
+        alone = os.getpid() == self._process
+        if not alone and number == signal.SIGINT:
+            return
+        if alone and self._signal is None:
+            self._signal, self._heard_at = number, time.monotonic()
+        elif not alone or time.monotonic() - self._heard_at > APART_S:
+            self._at_once = True
+            signal.signal(number, self._handlers.get(number, signal.SIG_DFL))
             os.kill(os.getpid(), number)
-        self._signal = number
 
     def _stop_if_told(self) -> None:
-        if self._signal == signal.SIGINT:
+        number, self._signal = self._signal, None
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._signal is not None:
-            raise SystemExit(128 + self._signal)
+        if number is not None:
+            raise SystemExit(128 + number)
 
 
 Kept = str | Path | Checkpoint | None
@@ -258,40 +301,22 @@ def part_of(kept: Kept, part: str) -> Checkpoint | None:
     return None
 
 
-def job_of(learn: "Learner") -> dict[str, Any]:
-    """What must be the same for a fit to be gone on with, as plain values by name."""
-    model, opt, dls = learn.model, learn.opt, learn.dls
-    job: dict[str, Any] = {"epochs": learn.n_epoch, "model": type(model).__name__}
-    for name, value in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
-        job[f"model's {name}"] = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    job["loss"] = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
-    job["optimizer"] = type(opt).__name__
-    job["parameter groups"] = [len(group["params"]) for group in opt.param_groups]
-    for i, group in enumerate(opt.param_groups):
-        job |= {f"{key} of group {i}": value for key, value in group.items() if type(value) in (int, float, bool)}
-    for name, dl in {"training": dls.train, **dls.valid_sets}.items():
-        dataset = getattr(dl, "dataset", None)
-        job[f"batches of the {name} set"] = length(dl)
-        job[f"rows of the {name} set"] = len(dataset) if isinstance(dataset, Sized) else None
-    for cb in learn.cbs:
-        if isinstance(cb, ParamScheduler):
-            job |= {f"schedule of {name}": [s(i / 4) for i in range(5)] for name, s in cb.scheds.items()}
-    job["callbacks with a state"] = [type(cb).__name__ for cb in _with_state(learn)]
-    return job
-
-
-def _with_state(learn: "Learner") -> list[Callback]:
-    return [cb for cb in learn.cbs if type(cb).state_dict is not Callback.state_dict]
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    for name in [*there, *(name for name in here if name not in there)]:
-        was, now = there.get(name, "none"), here.get(name, "none")
-        if was != now:
-            yield f"{name}: {was} there, {now} here"
-
-
 def _unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that a model leaves out of its `state_dict`."""
     saved = model.state_dict()
     return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor with the strides of another of its shape: in another order, the same numbers have another sum."""
+    if value.shape != like.shape or value.stride() == like.stride() or not value.ndim:
+        return value
+    return torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def _place_in_words(file: Path, state: Mapping[str, Any]) -> str:
+    if state["finished"]:
+        return f"this fit is done: its end is in {file}. For another one, give it a folder of its own"
+    epoch, batch = state["epoch"], state["batch"]
+    part = "its validation" if batch is None else f"batch {batch}"
+    return f"going on from {file}: epoch {epoch}, {part} (counted from 0)"

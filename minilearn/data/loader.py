@@ -132,7 +132,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         vars(self).update(dataset=rows, batch_sampler=numbered, generator=torch.Generator())
         try:
             with deaf_to_ctrl_c() if self.num_workers else nullcontext():
-                return super().__iter__()
+                batches = super().__iter__()
+            return _sent(batches) if self.num_workers else batches
         finally:
             vars(self).update(zip(("dataset", "batch_sampler", "generator"), given, strict=True))
 
@@ -227,6 +228,21 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             columns = tuple(column[done:] for column in columns) if order is None else columns
             order = None if order is None else order[done:]
         yield from batches(columns, bs, n, order, pin=pin)
+
+
+def _sent(batches: Iterator[Any]) -> Iterator[Any]:
+    """What worker processes send; one that dies while it does leaves just a broken connection behind.
+
+    Raises:
+        RuntimeError: a worker has died.
+    """
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        raise RuntimeError(
+            "a worker process of the loader has died while it sent a batch. Was it killed (no memory left?), or does"
+            " the dataset crash? num_workers=0 reads without one, and shows where."
+        ) from error
 
 
 AUTO = "auto"

@@ -139,7 +139,7 @@ def deaf_to_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)  # None: one that is not Python's
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
