@@ -206,7 +206,7 @@ def test_added_and_removed_cbs_are_put_back() -> None:
     learn = learner()
     before = list(learn.cbs)
     with learn.added_cbs(TrainEval()):
-        assert len(learn.cbs) == 6
+        assert len(learn.cbs) == 7
     assert learn.cbs == before
     with learn.removed_cbs(Recorder):
         assert len(learn.cbs) == 4
