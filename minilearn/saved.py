@@ -265,6 +265,9 @@ def _opt_misfit(opt: Optimizer, saved: Mapping[str, Any], saved_class: Any) -> s
     groups: Any = saved.get("param_groups")
     if not _are_groups(groups):
         return "it has no parameter groups"
+    state = saved.get("state")
+    if not isinstance(state, dict) or not all(isinstance(of_one, dict) for of_one in state.values()):
+        return "it has no state for each parameter"
     if [_made(group) for group in groups] != [_made(group) for group in own]:
         return (
             f"its groups of {_sizes(groups)} are not the optimizer's, of {_sizes(own)}: it was made with another"
