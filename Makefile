@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench bench-quick bench-gpu clean
+.PHONY: demo test check bench bench-quick bench-gpu faults clean
 
 demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
 	$(BIN)/python examples/mnist_sample.py --out out
@@ -26,6 +26,11 @@ bench-quick: $(VENV)/.run  ## fewer rounds, without the slow cases
 
 bench-gpu: $(VENV)/.run  ## the benchmarks for a CUDA GPU, where there is one; writes benchmarks/results-gpu.md
 	$(BIN)/python benchmarks/gpu.py
+
+faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,000 kills, 100 signals, …; half an hour
+	$(BIN)/python tests/faults/kill_resume.py --kills 1000
+	$(BIN)/python tests/faults/signals.py --signals 100
+	$(BIN)/python benchmarks/checkpoints.py
 
 clean:
 	rm -rf $(VENV) out

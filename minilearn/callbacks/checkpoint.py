@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from minilearn.callback import Callback, CancelFitException, CancelTrainException, CancelValidException
-from minilearn.callbacks.job import differences, job_of, keeps
+from minilearn.callbacks.job import by_class, differences, job_of, keeps
 from minilearn.checkpoints import CheckpointFolder
-from minilearn.data.position import generators_of
+from minilearn.data.position import draw_ahead, drawn, generators_of
 from minilearn.errors import describe, positive, whole
 from minilearn.random_states import random_states, set_random_states
 from minilearn.states import flatten_state
@@ -110,6 +110,7 @@ class Checkpoint(Callback):
         self._loaded = None
         self._load(state)
         self._set_random(state["epoch_random"], state["epoch_generators"])
+        draw_ahead(self.dl, state["drawn"] - state["batch"])
         self.learn.go_on_at(state["batch"], lambda: self._set_random(state["random"], state["generators"]))
 
     def after_batch(self) -> None:
@@ -168,6 +169,7 @@ class Checkpoint(Callback):
         return {
             "epoch": epoch,
             "batch": batch,
+            "drawn": drawn(self.dls.train),
             "finished": False,
             "random": random_states(),
             "generators": self._generators(),
@@ -197,7 +199,7 @@ class Checkpoint(Callback):
         return [generator.get_state() for generator in self._own_generators]
 
     def _with_state(self) -> dict[str, Callback]:
-        return {f"{type(cb).__name__} {i}": cb for i, cb in enumerate(filter(keeps, self.learn.cbs))}
+        return by_class(filter(keeps, self.learn.cbs))
 
     # ---- taking up ----
 

@@ -2,7 +2,7 @@
 
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,8 @@ def job_of(learn: "Learner") -> dict[str, Any]:
             job |= {f"schedule of {name}": [_plain(s(i / 8)) for i in range(9)] for name, s in cb.scheds.items()}
         elif isinstance(cb, TorchScheduler):
             job["scheduler"] = _in_words(cb.sched)
-    job["callbacks"] = [_in_words(cb) if _acts(cb) else type(cb).__name__ for cb in learn.cbs if _acts(cb) or keeps(cb)]
-    return job
+    those = by_class([cb for cb in learn.cbs if _acts(cb) or keeps(cb)])
+    return job | {f"callback {name}": _in_words(cb) if _acts(cb) else "there" for name, cb in those.items()}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
@@ -57,12 +57,25 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[s
     for name in [*there, *(name for name in here if name not in there)]:
         was, now = there.get(name, "none"), here.get(name, "none")
         if was != now and UNKNOWN not in (was, now):
-            yield f"{name}: {was} there, {now} here"
+            yield f"{name}: {was} in the checkpoint, {now} here"
 
 
 def keeps(cb: Callback) -> bool:
     """Whether a callback keeps something over batches or epochs."""
     return type(cb).state_dict is not Callback.state_dict
+
+
+def by_class(cbs: Iterable[Callback]) -> dict[str, Callback]:
+    """Callbacks by the names of their classes, the second of a class with a number."""
+    named_so: dict[str, Callback] = {}
+    for cb in cbs:
+        name = kind = type(cb).__name__
+        n = 1
+        while name in named_so:
+            n += 1
+            name = f"{kind} {n}"
+        named_so[name] = cb
+    return named_so
 
 
 def _acts(cb: Callback) -> bool:
@@ -89,13 +102,14 @@ def _of_model(model: nn.Module) -> dict[str, str]:
 def _of_optimizer(opt: Optimizer) -> dict[str, Any]:
     found: dict[str, Any] = {"optimizer": _class_of(opt)}
     found["parameter groups"] = [len(group["params"]) for group in opt.param_groups]
-    for i, group in enumerate(opt.param_groups):
-        of = f" of group {i}" if len(opt.param_groups) > 1 else ""
+    switches = [key for key, value in opt.defaults.items() if isinstance(value, bool) and key != "train_mode"]
+    by_name: dict[str, list[Any]] = {}
+    for group in opt.param_groups:
         spots = {name: spot for name, spot in named(group).items() if name in HYPERS}
-        found |= {f"{name}{of}": read(group, spot) for name, spot in spots.items()}
-        switches = [key for key, value in opt.defaults.items() if isinstance(value, bool) and key != "train_mode"]
-        found |= {f"{key}{of}": group[key] for key in switches if key in group}
-    return found
+        values = {name: read(group, spot) for name, spot in spots.items()}
+        for name, value in {**values, **{key: group[key] for key in switches if key in group}}.items():
+            by_name.setdefault(name, []).append(value)
+    return found | {name: values[0] if len({*values}) == 1 else values for name, values in by_name.items()}
 
 
 def _of_loader(dl: Any) -> dict[str, Any]:

@@ -50,14 +50,24 @@ def without_first(batches: Iterator[Any], first: int, then: Then) -> Iterator[An
     yield from batches
 
 
-def drawn_without_first(rows: Iterator[Any], first: int, then: Then) -> Iterator[Any]:
-    """The same for a sampler, which may draw its order with the first of the rows that are asked for."""
-    several = without_first(rows, first, _nothing)
-    one = next(several, None)
+def drawn_without_first(rows: Iterator[Any], first: int, then: Then, ahead: int = 0) -> Iterator[Any]:
+    """The same for a sampler, whose draws come with what is asked of it: its order with the first of the rows, say.
+
+    Args:
+        rows: what the sampler gives.
+        first: how many to leave out.
+        then: called when so many, and those ahead, have been drawn: where random numbers stood that it puts back.
+        ahead: how many more had been drawn there than were used, for worker processes; one beyond the end is the end.
+    Raises:
+        ValueError: the sampler gives fewer.
+    """
+    done = sum(1 for _ in islice(rows, first))
+    if done < first:
+        raise ValueError(f"the loader cannot go on with batch {first}: it has {done} batches")
+    drawn = list(islice(rows, ahead if first else max(ahead, 1)))
     then()
-    if one is not None:
-        yield one
-        yield from several
+    yield from drawn
+    yield from rows
 
 
 class Rows(list[int]):
@@ -80,17 +90,22 @@ class NumberedBatches(Sampler[list[int]]):
     def __init__(self, batches: Any, generator: torch.Generator | None) -> None:
         self.batches, self.generator = batches, generator
         self.begin: tuple[int, Then] = (0, _nothing)
+        self.ahead = self.drawn = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Rows]:
         (first, then), self.begin = self.begin, (0, _nothing)
+        ahead, self.ahead = self.ahead, 0
         seed = int(torch.empty((), dtype=torch.int64).random_(generator=self.generator))
-        for batch, rows in enumerate(drawn_without_first(iter(self.batches), first, then), first):
+        self.drawn = first
+        for batch, rows in enumerate(drawn_without_first(iter(self.batches), first, then, ahead), first):
             numbered = Rows(rows)
             numbered.seed = (seed + batch) % 2**63
+            self.drawn = batch + 1
             yield numbered
+        self.drawn += 1  # the end: a sampler may draw once more before it
 
 
 class SeededRows:
@@ -140,6 +155,19 @@ def deaf_to_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)  # None: one that is not Python's
+
+
+def drawn(loader: Any) -> int:
+    """How many batches' rows a loader has drawn in this epoch, those for worker processes ahead; 0: it does not say."""
+    numbered = getattr(loader, "_numbered", None)
+    return numbered.drawn if isinstance(numbered, NumberedBatches) else 0
+
+
+def draw_ahead(loader: Any, n: int) -> None:
+    """Has the next `batches_from` draw `n` batches' rows more before its `then`."""
+    numbered = getattr(loader, "_numbered", None)
+    if isinstance(numbered, NumberedBatches):
+        numbered.ahead = max(n, 0)
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
