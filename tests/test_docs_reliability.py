@@ -14,7 +14,7 @@ def test_code_of_the_page_runs_and_runs_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
+    assert len(blocks) == 5
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block.replace("import torch\n", "import torch\ntorch.manual_seed(0)\n"), names)
