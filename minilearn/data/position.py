@@ -159,15 +159,22 @@ def deaf_to_ctrl_c() -> Iterator[None]:
 
 def drawn(loader: Any) -> int:
     """How many batches' rows a loader has drawn in this epoch, those for worker processes ahead; 0: it does not say."""
-    numbered = getattr(loader, "_numbered", None)
-    return numbered.drawn if isinstance(numbered, NumberedBatches) else 0
+    numbered = _numbered_of(loader)
+    return numbered.drawn if numbered is not None else 0
 
 
 def draw_ahead(loader: Any, n: int) -> None:
     """Has the next `batches_from` draw `n` batches' rows more before its `then`."""
-    numbered = getattr(loader, "_numbered", None)
-    if isinstance(numbered, NumberedBatches):
+    numbered = _numbered_of(loader)
+    if numbered is not None:
         numbered.ahead = max(n, 0)
+
+
+def _numbered_of(loader: Any) -> NumberedBatches | None:
+    """A loader's numbered batches, made where there are none yet."""
+    of_loader = getattr(loader, "_numbered_batches", None)
+    found = of_loader() if callable(of_loader) else None
+    return found if isinstance(found, NumberedBatches) else None
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
