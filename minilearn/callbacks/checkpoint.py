@@ -133,11 +133,11 @@ class Checkpoint(Callback):
         if state is not None:
             self._load(state)
             self._set_random(state["random"], state["generators"])
-        self._validation_begins = self._place(self.epoch, None)
+        self._validation_begins = self._place(self.epoch, None), self._buffers()
 
     def after_validate(self) -> None:
         if self._signal is not None and not self._in_training:
-            self._write(self._validation_begins)
+            self._write(*self._validation_begins)
             self._stop_if_told()
 
     def after_epoch(self) -> None:
@@ -190,9 +190,24 @@ class Checkpoint(Callback):
             "opt": learn.opt.state_dict(),
         }
 
-    def _write(self, place: dict[str, Any]) -> None:
+    def _buffers(self) -> dict[str, dict[str, Tensor]]:
+        """Copies of what a model and a loss may count in validation too; parameters stay as they are there."""
+        model, loss_func = self.learn.model, self.learn.loss_func
+        names = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+        parts = {
+            "model": {name: t for name, t in model.state_dict().items() if name in names},
+            "buffers": _unsaved_buffers(model),
+            "loss": dict(loss_func.state_dict()) if isinstance(loss_func, nn.Module) else {},
+        }
+        return {part: {name: t.detach().clone() for name, t in held.items()} for part, held in parts.items()}
+
+    def _write(self, place: dict[str, Any], then: Mapping[str, dict[str, Tensor]] | None = None) -> None:
+        """Writes a checkpoint; `then`: tensors as they were at that place, where they may have changed since."""
         assert self._folder is not None
-        self._folder.write(self._state(place), wait=self._signal is not None)
+        state = self._state(place)
+        for part, held in (then or {}).items():
+            state[part] |= held
+        self._folder.write(state, wait=self._signal is not None)
         self._written_at, self._since = time.monotonic(), 0
 
     def _generators(self) -> list[Tensor]:
