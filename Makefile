@@ -27,9 +27,11 @@ bench-quick: $(VENV)/.run  ## fewer rounds, without the slow cases
 bench-gpu: $(VENV)/.run  ## the benchmarks for a CUDA GPU, where there is one; writes benchmarks/results-gpu.md
 	$(BIN)/python benchmarks/gpu.py
 
-faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,000 kills, 100 signals, …; half an hour
+faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,000 kills, 100 signals, 10,000 damaged files; an hour
 	$(BIN)/python tests/faults/kill_resume.py --kills 1000
 	$(BIN)/python tests/faults/signals.py --signals 100
+	$(BIN)/python tests/faults/mutated_files.py --files 10000
+	$(BIN)/python -m pytest tests/faults
 	$(BIN)/python benchmarks/checkpoints.py
 
 clean:
