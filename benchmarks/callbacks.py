@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from minilearn import callbacks as c
 from minilearn.callback import Callback
-from minilearn.learner import Learner
+from minilearn.learner import DEFAULT_CALLBACKS, Learner
 from minilearn.optim import SGD
 from minilearn.schedule import SchedCos
 
@@ -40,7 +40,7 @@ NOISE = 3.0
 """µs: what two runs of the same differ by."""
 PACKAGES = {"TensorBoard": "tensorboard", "Wandb": "wandb"}
 FIGURE = re.compile(r"([\d.]+) (µs|ms)")
-DEFAULT = {"TrainEval", "DevicePlacement", "Recorder", "ProgressCallback"}
+DEFAULT = {kind.__name__ for kind in DEFAULT_CALLBACKS}
 """In every Learner: `benchmarks/run.py` measures them together."""
 ON_THEIR_OWN = {"LRFinder": "its fit is a search", "WeightAverage": "a base class", "Mixing": "a base class"}
 """Those that no fit is made with."""
