@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -11,7 +12,7 @@ demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
 	$(BIN)/python examples/mnist_sample.py --out out
 
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .
@@ -31,7 +32,7 @@ faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,
 	$(BIN)/python tests/faults/kill_resume.py --kills 1000
 	$(BIN)/python tests/faults/signals.py --signals 100
 	$(BIN)/python tests/faults/mutated_files.py --files 10000
-	$(BIN)/python -m pytest tests/faults
+	MINILEARN_EVERY_BATCH=1 $(BIN)/python -m pytest tests/faults tests/callbacks/test_checkpoint.py
 	$(BIN)/python benchmarks/checkpoints.py
 
 clean:

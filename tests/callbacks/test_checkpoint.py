@@ -1,5 +1,6 @@
 """A fit that is interrupted, anywhere and any number of times, ends as one that is not; what it leaves on the disk."""
 
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -420,6 +421,10 @@ pytestmark = [
 ]
 
 
+STEP = 1 if os.environ.get("MINILEARN_EVERY_BATCH") else 3
+"""At every how many batches a fit is ended; `make faults` ends it at each."""
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_fit_that_died_before_any_batch_ends_as_one_that_did_not(name: str, tmp_path: Path) -> None:
     make, fit = CASES[name]
@@ -429,7 +434,7 @@ def test_a_fit_that_died_before_any_batch_ends_as_one_that_did_not(name: str, tm
     at = 0
     while interrupted(make, fit, tmp_path / str(at), DieAt(at), every_batches=1):
         assert_same(whole, again(make, fit, tmp_path / str(at)))
-        at += 4 if name in SLOW else 1
+        at += 4 if name in SLOW else STEP
     assert at >= 2
 
 
@@ -439,8 +444,8 @@ def test_a_fit_that_heard_ctrl_c_in_any_batch_ends_as_one_that_did_not(name: str
     learn = make(tmp_path / "whole")
     fit(learn)
     whole = ended(learn)
-    at = 0
+    at = STEP - 1
     while interrupted(make, fit, tmp_path / str(at), SignalAt(at), every_epoch=False):
         assert_same(whole, again(make, fit, tmp_path / str(at)))
-        at += 1
+        at += STEP
     assert at >= 2
