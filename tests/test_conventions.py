@@ -105,6 +105,7 @@ ROOM_ORDER = {
         "job",
         "checkpoint",
         "preflight",
+        "divergence",
         "__init__",
     ],
     "preflight": ["finding", "kinds", "batch", "data", "model", "page", "__init__"],

@@ -209,7 +209,7 @@ def test_added_and_removed_cbs_are_put_back() -> None:
         assert len(learn.cbs) == 7
     assert learn.cbs == before
     with learn.removed_cbs(Recorder):
-        assert len(learn.cbs) == 4
+        assert len(learn.cbs) == 5
     assert learn.cbs == before
 
 
@@ -222,7 +222,7 @@ def test_added_cbs_are_taken_away_after_an_error() -> None:
 
     with pytest.raises(KeyError):
         learn.fit(1, cbs=Fails)
-    assert len(learn.cbs) == 5
+    assert len(learn.cbs) == 6
 
 
 def test_no_logging_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
