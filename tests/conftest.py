@@ -1,6 +1,7 @@
 """What the tests share: real data where it is at hand, a folder of one's own, a log of events."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from minilearn.data.handwritten import Split, mnist_sample
 collect_ignore = ["fastai_reference/scripts"]  # a test runs them; they hold none
 collect_ignore_glob = ["fastai_reference/record_*.py"]  # run by hand, beside fastai
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what is to run beside it deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("MPLBACKEND", "Agg")
 if os.environ.get("MINILEARN_DATA"):  # tests run programs in other folders
     os.environ["MINILEARN_DATA"] = str(Path(os.environ["MINILEARN_DATA"]).resolve())
