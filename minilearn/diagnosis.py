@@ -80,8 +80,12 @@ def diagnose(
 
 
 def weights_are_finite(params: Iterable[Tensor]) -> bool:
-    """Whether all numbers of these parameters are finite; one pass over them, and one wait for the device."""
-    filled = [p.detach() for p in params if not is_lazy(p) and p.numel() and p.is_floating_point()]
+    """Whether all numbers of these parameters are finite; one pass over them, and one wait for the device.
+
+    Those that have none (lazy ones, those on the meta device) are passed over.
+    """
+    held = [p for p in params if not is_lazy(p) and not p.is_meta]
+    filled = [p.detach() for p in held if p.numel() and p.is_floating_point()]
     return not filled or bool(nn.utils.get_total_norm(filled, norm_type=float("inf")).isfinite())
 
 
@@ -91,7 +95,12 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
 
 
 def _is_finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or is_lazy(value) or not (value.is_floating_point() or value.is_complex()):
+    if (
+        not isinstance(value, Tensor)
+        or is_lazy(value)
+        or value.is_meta
+        or not (value.is_floating_point() or value.is_complex())
+    ):
         return True
     return bool(value.detach().isfinite().all())
 

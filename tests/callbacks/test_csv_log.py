@@ -17,6 +17,7 @@ from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import mae, mse
 from minilearn.optim import SGD
+from minilearn.states import flatten_state, unflatten_state
 
 HEADING = "epoch,train_loss,valid_loss,mse,time"
 
@@ -215,7 +216,8 @@ class Checkpoint(Callback):
         if self.epoch == self.at:
             self.weights = copy.deepcopy(self.model.state_dict())
             states = {type(cb).__name__: cb.state_dict() for cb in self.learn.cbs}
-            self.states = json.loads(json.dumps(states))
+            value, tensors = flatten_state(states)
+            self.states = unflatten_state(json.loads(json.dumps(value)), copy.deepcopy(tensors))
 
 
 class GoOn(Callback):

@@ -28,6 +28,7 @@ from minilearn.callbacks import (
     CSVLogger,
     CutMix,
     DevicePlacement,
+    Divergence,
     EarlyStopping,
     FetchPreds,
     GatherPreds,
@@ -41,6 +42,7 @@ from minilearn.callbacks import (
     MixUp,
     ModelReset,
     ParamScheduler,
+    Preflight,
     Profiler,
     ProgressCallback,
     Recorder,
@@ -81,6 +83,7 @@ EVERY: dict[str, Callable[[str], Callback]] = {  # each made of the figure that 
     "CollectData": lambda monitor: CollectData(3),
     "CutMix": lambda monitor: CutMix(),
     "DevicePlacement": lambda monitor: DevicePlacement("cpu"),
+    "Divergence": lambda monitor: Divergence(),
     "EMA": lambda monitor: EMA(0.9),
     "EarlyStopping": lambda monitor: EarlyStopping(monitor, patience=9),
     "FetchPreds": lambda monitor: FetchPreds(),
@@ -95,6 +98,7 @@ EVERY: dict[str, Callable[[str], Callback]] = {  # each made of the figure that 
     "MixedPrecision fp16": lambda monitor: MixedPrecision("fp16"),
     "ModelReset": lambda monitor: ModelReset(),
     "ParamScheduler": lambda monitor: ParamScheduler({"lr": SchedLin(0.1, 0.01)}),
+    "Preflight": lambda monitor: Preflight(),
     "Profiler": lambda monitor: Profiler(skip=0, active=1),
     "ProgressCallback": lambda monitor: ProgressCallback(),
     "Recorder": lambda monitor: Recorder(add_time=False, train_metrics=True),
@@ -114,8 +118,8 @@ EVERY: dict[str, Callable[[str], Callback]] = {  # each made of the figure that 
 BASES = {WeightAverage, Mixing}
 
 LOOKS_ON = [
-    "ActivationStats", "CSVLogger", "Cast", "Checkpoint", "CollectData", "DevicePlacement", "EarlyStopping",
-    "FetchPreds", "GatherPreds", "HookCallback", "ModelReset", "Profiler", "ProgressCallback", "Recorder", "ShowGraph",
+    "ActivationStats", "CSVLogger", "Cast", "Checkpoint", "CollectData", "DevicePlacement", "Divergence",
+    "EarlyStopping", "FetchPreds", "GatherPreds", "HookCallback", "ModelReset", "Preflight", "Profiler", "ProgressCallback", "Recorder", "ShowGraph",
     "TensorBoard", "TerminateOnNaN", "TrackerCallback", "TrainEval", "Wandb",
 ]  # fmt: skip
 """Those that leave training alone."""

@@ -24,6 +24,7 @@ from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.metrics import accuracy, mse
 from minilearn.optim import SGD
+from minilearn.states import flatten_state, unflatten_state
 
 EVERYTHING = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
 
@@ -285,7 +286,8 @@ class Checkpoint(Callback):
         if self.epoch == 1:
             self.weights = copy.deepcopy(self.model.state_dict())
             states = {type(cb).__name__: cb.state_dict() for cb in self.learn.cbs}
-            self.states = json.loads(json.dumps(states))
+            value, tensors = flatten_state(states)
+            self.states = unflatten_state(json.loads(json.dumps(value)), copy.deepcopy(tensors))
 
 
 class GoOn(Callback):

@@ -3,6 +3,8 @@
 import os
 import resource
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,8 @@ def test_worker_that_dies_is_a_clear_error_and_the_run_goes_on_later(tmp_path: P
     with pytest.raises(RuntimeError, match=r"worker .*(killed by signal|has died)") as failed:
         learner(tmp_path, dls=dls(9)).fit(2, checkpoint=Checkpoint("run", every_batches=1))
     assert "training batch" in "".join(failed.value.__notes__)
+    with suppress(RuntimeError):  # torch may say it once more, wherever the main process is when it hears of the death
+        time.sleep(1)
     learn, whole = learner(tmp_path, dls=dls(None)), learner(tmp_path / "whole", dls=dls(None))
     learn.fit(2, checkpoint="run")
     whole.fit(2)
