@@ -75,6 +75,7 @@ def test_folder_that_vanishes_costs_a_warning(tmp_path: Path) -> None:
     class Removes(Callback):
         def before_train(self) -> None:
             if self.epoch == 1:
+                self.learn.cbs[-1]._folder.finish()  # else the file that is being written may come in between
                 for file in (tmp_path / "run").iterdir():
                     file.unlink()
                 (tmp_path / "run").rmdir()
