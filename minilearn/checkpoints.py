@@ -11,10 +11,9 @@ from torch import Tensor
 from minilearn.errors import warn
 from minilearn.files import FileError, NewerFormatError, whole_file
 from minilearn.states import flatten_state, unflatten_state
-from minilearn.tensor_files import read_tensors, write_tensors
+from minilearn.tensor_files import SUFFIX, read_tensors, write_tensors
 
 KIND = "checkpoint"
-SUFFIX = ".safetensors"
 
 
 class CheckpointFolder:
