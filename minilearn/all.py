@@ -218,7 +218,16 @@ from minilearn.optim import (
     RMSProp,
     ranger,
 )
-from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, plot_sched, show_image
+from minilearn.plots import (
+    plot_images,
+    plot_loss,
+    plot_lr_find,
+    plot_metrics,
+    plot_optimizers,
+    plot_sched,
+    save_picture,
+    show_image,
+)
 from minilearn.saved import load_model, save_model
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.summary import layer_info
@@ -267,7 +276,7 @@ __all__ = [
     "hook_output", "hook_outputs", "import_weights", "layer_info", "load_exported", "load_model", "mae", "minimum",
     "mnist", "mnist_loss", "mnist_sample", "model_sizes", "mse", "msle", "nn", "np", "num_features_model", "optim",
     "params", "partial", "perplexity", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics", "plot_optimizers",
-    "plot_sched", "plt", "ranger", "rmse", "save_model", "set_bn_eval", "set_seed", "show_image", "skm_to_fastai",
-    "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch", "total_params",
-    "trainable_params", "untar_data", "valley",
+    "plot_sched", "plt", "ranger", "rmse", "save_model", "save_picture", "set_bn_eval", "set_seed", "show_image",
+    "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch",
+    "total_params", "trainable_params", "untar_data", "valley",
 ]  # fmt: skip

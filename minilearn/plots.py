@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from minilearn.tensors import tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -329,6 +331,25 @@ def show_image(image: Any, *, title: str = "", ax: "Axes | None" = None, cmap: s
     ax.set_axis_off()
     ax.set_title(title)
     return ax
+
+
+def save_picture(figure: "Figure", path: str | Path) -> Path:
+    """Writes a figure into a file, whose folder is made; where there is a display, shows it there too, until it is shut.
+
+    Args:
+        figure: of matplotlib's pyplot.
+        path: the file; its ending is the format: .png, .svg, .pdf.
+    Returns:
+        The file.
+    """
+    from matplotlib import pyplot
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    if getattr(type(figure.canvas), "required_interactive_framework", None):  # a window's canvas; a file's has none
+        pyplot.show()
+    return path
 
 
 def _axes(ax: "Axes | None", inches: tuple[float, float] = (6, 4)) -> "Axes":

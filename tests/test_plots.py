@@ -3,12 +3,22 @@
 import itertools
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from minilearn.optim import SGD
-from minilearn.plots import plot_images, plot_loss, plot_lr_find, plot_metrics, plot_optimizers, plot_sched, show_image
+from minilearn.plots import (
+    plot_images,
+    plot_loss,
+    plot_lr_find,
+    plot_metrics,
+    plot_optimizers,
+    plot_sched,
+    save_picture,
+    show_image,
+)
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
@@ -148,3 +158,13 @@ def test_optimizers_that_cannot_be_told_apart_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         plot_optimizers(several)  # type: ignore[arg-type]
+
+
+def test_picture_is_saved_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    from PIL import Image
+
+    figure, _ = pyplot.subplots(figsize=(4, 3))
+    path = save_picture(figure, tmp_path / "new" / "picture.png")
+    with Image.open(path) as picture:
+        assert picture.size == (440, 330)
+    pyplot.close(figure)
