@@ -334,7 +334,7 @@ def show_image(image: Any, *, title: str = "", ax: "Axes | None" = None, cmap: s
 
 
 def save_picture(figure: "Figure", path: str | Path) -> Path:
-    """Writes a figure into a file, whose folder is made; where there is a display, shows it there too, until it is shut.
+    """Writes a figure into a file, whose folder is made; where there is a display, shows it there too until it is shut.
 
     Args:
         figure: of matplotlib's pyplot.
