@@ -57,7 +57,8 @@ class CheckpointFolder:
             FileError: there are checkpoints, but not one of them can be read; they are left as they are.
         """
         broken: list[tuple[Path, FileError]] = []
-        for file in reversed(self._files()):
+        files = self._files()
+        for i, file in reversed(list(enumerate(files))):
             try:
                 tensors, values = read_tensors(file, kind=KIND)
                 state = unflatten_state(values, tensors)
@@ -71,6 +72,7 @@ class CheckpointFolder:
             for bad, why in broken:
                 bad.rename(bad.with_name(f"{bad.name}.damaged"))
                 warn(f"{why}. It was set aside as {bad.name}.damaged, and the checkpoint before it is used.")
+            self._let_go(files[: i + 1])  # one too many, where the process was killed before it could
             return file, state
         if broken:
             raise FileError(
@@ -107,10 +109,14 @@ class CheckpointFolder:
         try:
             with torch.no_grad():
                 write_tensors(self.path / f"{number:06d}{SUFFIX}", tensors, value, kind=KIND)
-            for old in files[: max(len(files) + 1 - self.keep, 0)]:
-                old.unlink(missing_ok=True)
+            self._let_go(self._files())
         except Exception as error:
             self._failed = error
+
+    def _let_go(self, files: list[Path]) -> None:
+        """Removes all but the newest."""
+        for old in files[: -self.keep]:
+            old.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         """The checkpoints, the oldest first."""

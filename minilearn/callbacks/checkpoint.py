@@ -151,15 +151,14 @@ class Checkpoint(Callback):
             self._stop_if_told()
 
     def cleanup_fit(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers, self._loaded, self._begun = {}, None, False
-        if self._folder is not None and not self._at_once:
-            try:
-                self._folder.finish()
-            except RuntimeError:  # torch's, that a worker has died, comes at any moment
-                self._folder.finish()
-                raise
+        self._loaded, self._begun = None, False
+        try:
+            if self._folder is not None and not self._at_once:
+                self._finish(self._folder)
+        finally:  # signals are listened for until the last checkpoint is written
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers = {}
         self._stop_if_told()  # by a signal that came after the last look
 
     # ---- writing ----
@@ -209,6 +208,14 @@ class Checkpoint(Callback):
             state[part] |= held
         self._folder.write(state, wait=self._signal is not None)
         self._written_at, self._since = time.monotonic(), 0
+
+    def _finish(self, folder: CheckpointFolder) -> None:
+        """Waits until the last checkpoint is written, whatever comes in between."""
+        try:
+            folder.finish()
+        except RuntimeError:  # torch's, that a worker has died, comes at any moment
+            folder.finish()
+            raise
 
     def _generators(self) -> list[Tensor]:
         return [generator.get_state() for generator in self._own_generators]

@@ -90,13 +90,15 @@ def told(way: Way, number: int, draw: random.Random, root: Path, whole_s: float,
     begun = [line for line in lines if line[1] == "begin"]
     if not begun:
         return None  # it came before the first batch: as if nobody listened
+    found = CheckpointFolder(folder / "run", 2).newest()
+    if found is not None and found[1]["finished"] and code == -number:
+        return None  # it came after the fit, which has written its end and listens no more: the script's next line
     wrong = ["training" if begun[-1][2] == "1" else "validation"]
     if code != EXIT_CODES[signal.Signals(number)]:
         wrong.append(f"exit code {code}")
     later = [line for line in begun if float(line[0]) > sent_at]
     if len(later) > 1:
         wrong.append(f"{len(later)} batches begun after the signal")
-    found = CheckpointFolder(folder / "run", 2).newest()
     if found is None:
         return [*wrong, "no checkpoint"]
     state = found[1]

@@ -182,3 +182,26 @@ def test_main_process_hears_it_again_once_they_are_started() -> None:
     with deaf_to_ctrl_c():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_while_the_last_checkpoint_is_written_waits_for_it(tmp_path: Path) -> None:
+    class Heavy(Callback):
+        """A state that takes a while to write."""
+
+        def state_dict(self) -> dict[str, object]:
+            return {"heavy": torch.zeros(50_000_000)}
+
+        def load_state_dict(self, state: object) -> None:
+            pass
+
+    def press() -> None:
+        while not list((tmp_path / "run").glob(".000001*.part")):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        learner(tmp_path, Heavy()).fit(1, checkpoint=Checkpoint("run", every_epoch=False))
+    found = CheckpointFolder(tmp_path / "run", 2).newest()
+    assert found is not None
+    assert found[1]["finished"]
