@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from minilearn.callback import EVENTS, Callback, CancelStepException
-from minilearn.callbacks import ProgressCallback
+from minilearn.callbacks import Checkpoint, ProgressCallback
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
 from minilearn.losses import mnist_loss
@@ -418,3 +418,24 @@ def test_parts_of_batches_that_are_no_tensors_are_carried_out_as_they_are() -> N
         return fitted(compile, SGD, Named, dls=(batches, batches))
 
     assert_same(go(False), go(True))
+
+
+def test_fit_that_is_interrupted_and_taken_up_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    class StopOnce(Callback):
+        def before_batch(self) -> None:
+            if self.epoch == 1 and self.iter == 2 and self.training:
+                raise Stopped
+
+    def fit(learn: Learner) -> None:
+        torch.manual_seed(2)
+        learn.fit_one_cycle(2, 0.01, checkpoint=Checkpoint("run", every_batches=1))
+
+    whole, stopped, taken_up = (learner(True, path=tmp_path / name) for name in ("whole", "parts", "parts"))
+    fit(whole)
+    with pytest.raises(Stopped), stopped.added_cbs(StopOnce()):
+        fit(stopped)
+    fit(taken_up)
+    assert_same(whole, taken_up)

@@ -19,12 +19,18 @@ from minilearn.callbacks.job import by_class, differences, job_of, keeps
 from minilearn.checkpoints import CheckpointFolder
 from minilearn.data.position import draw_ahead, drawn, generators_of
 from minilearn.errors import describe, positive, whole
+from minilearn.files import FileError
 from minilearn.random_states import random_states, set_random_states
 from minilearn.states import flatten_state
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 APART_S = 0.2
 """How far apart two signals are at least that are meant as two: launchers and `timeout` send one twice at once."""
+PARTS = {
+    *("job", "model", "buffers", "grads", "loss", "opt"),
+    *("epoch", "batch", "drawn", "finished", "random", "generators", "callbacks"),
+}
+"""What a checkpoint always holds."""
 SHOWN = 8
 """How many differences between two runs a message lists."""
 
@@ -53,7 +59,7 @@ class Checkpoint(Callback):
     Raises:
         ValueError: an argument is out of its range; or in a fit, the folder holds another run, of which the message
             says where it differs.
-        OSError: when the fit begins: the folder cannot be made or written to.
+        OSError: when the fit begins: the folder cannot be made or written to, or what it holds is no checkpoint.
     """
 
     order = math.inf  # what it writes down is what all others have made
@@ -227,6 +233,11 @@ class Checkpoint(Callback):
 
     def _take_up(self, file: Path, state: dict[str, Any]) -> None:
         """Goes to the epoch of a checkpoint; its state is loaded there where it was taken."""
+        if missing := sorted(PARTS - state.keys()):
+            raise FileError(
+                f"{file} is no checkpoint of a fit: it lacks {', '.join(missing)}."
+                " Remove it to go on from the one before."
+            )
         if found := list(differences(state["job"], self._job)):
             more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise ValueError(

@@ -44,7 +44,9 @@ from minilearn.callbacks import (
     TerminateOnNaN,
     TorchScheduler,
 )
+from minilearn.checkpoints import CheckpointFolder
 from minilearn.data import DataLoader, DataLoaders
+from minilearn.files import FileError
 from minilearn.learner import Learner
 from minilearn.metrics import AccumMetric, accuracy, mse
 from minilearn.optim import SGD, Adam, Lamb, Lookahead, Muon, RAdam
@@ -449,3 +451,14 @@ def test_a_fit_that_heard_ctrl_c_in_any_batch_ends_as_one_that_did_not(name: str
         assert_same(whole, again(make, fit, tmp_path / str(at)))
         at += STEP
     assert at >= 2
+
+
+def test_a_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    make, fit = CASES["plain"]
+    folder = CheckpointFolder(tmp_path / "run", 2)
+    folder.open()
+    folder.write({"job": {}, "epoch": 1}, wait=True)
+    with pytest.raises(
+        FileError, match=r"000001\.safetensors is no checkpoint of a fit: it lacks batch, buffers, callbacks, drawn"
+    ):
+        again(make, fit, tmp_path)
