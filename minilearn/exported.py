@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from minilearn.archives import archive_of, members_of, read_archive
@@ -100,10 +100,28 @@ def load_exported(path: str | Path, device: torch.device | str | None = None) ->
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, where)
+        _try_out(program)
         module = program.module()
+        for tensor in (*module.parameters(), *module.buffers()):  # a file may say of either that it is trained
+            tensor.requires_grad_(False)
     except Exception as error:  # a graph that is none makes torch raise errors of every kind
         raise FileError(f"{path} was not loaded: torch says {type(error).__name__}: {str(error)[:200]}") from error
-    return module.requires_grad_(False)
+    return module
+
+
+def _try_out(program: ExportedProgram) -> None:
+    """Carries a graph out with shapes alone: what its operators do not take is an error now, not at the first batch."""
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    shapes = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
+    mode = next(shape.fake_mode for shape in shapes if isinstance(shape, Tensor))  # type: ignore[attr-defined]
+    held = {**program.state_dict, **program.constants}
+    given = [
+        mode.from_tensor(held[spec.target]) if spec.target in held else shape
+        for spec, shape in zip(program.graph_signature.input_specs, shapes, strict=True)
+    ]
+    with torch.no_grad():
+        FakeTensorProp(program.graph_module, mode).propagate_dont_convert_inputs(*given)
 
 
 def _checked(members: dict[str, bytes]) -> dict[str, bytes]:
