@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +111,25 @@ def load_exported(path: str | Path, device: torch.device | str | None = None) ->
 
 
 def _try_out(program: ExportedProgram) -> None:
-    """Carries a graph out with shapes alone: what its operators do not take is an error now, not at the first batch."""
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+    """Carries a graph out with shapes alone: what its operators do not take is an error now, not at the first batch.
 
-    shapes = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
-    mode = next(shape.fake_mode for shape in shapes if isinstance(shape, Tensor))  # type: ignore[attr-defined]
+    A graph whose shapes depend on numbers cannot be tried so, and is taken as it is.
+    """
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
     held = {**program.state_dict, **program.constants}
-    given = [
-        mode.from_tensor(held[spec.target]) if spec.target in held else shape
-        for spec, shape in zip(program.graph_signature.input_specs, shapes, strict=True)
-    ]
-    with torch.no_grad():
-        FakeTensorProp(program.graph_module, mode).propagate_dont_convert_inputs(*given)
+    rows = max([2, *(int(found.lower) for found in program.range_constraints.values())])
+    mode, given = FakeTensorMode(), []
+    places = [node for node in program.graph.nodes if node.op == "placeholder"]
+    for spec, place in zip(program.graph_signature.input_specs, places, strict=True):
+        value = held.get(spec.target, place.meta["val"])
+        if isinstance(value, Tensor):
+            size = [n if isinstance(n, int) else rows for n in value.shape]  # the only size that is open is the batch's
+            with mode:
+                value = torch.empty(size, dtype=value.dtype, device=value.device)
+        given.append(value)
+    with mode, torch.no_grad(), suppress(DataDependentOutputException, DynamicOutputShapeException):
+        torch.fx.Interpreter(program.graph_module).run(*given)
 
 
 def _checked(members: dict[str, bytes]) -> dict[str, bytes]:
