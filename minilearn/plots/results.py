@@ -141,7 +141,7 @@ def plot_top_losses(
         return _table(named, wrong, ax)
     if (maps := _as_maps(shown[:n], targets, preds, n)) is not None:
         shown, titles = maps
-        titles[2::3] = [f"{text}, loss {loss}" for loss, text in zip(numbers, titles[2::3], strict=True)]
+        titles[2::3] = [f"{text}\nloss {loss}" for loss, text in zip(numbers, titles[2::3], strict=True)]
         return _grid(shown, titles, [], 3, ax)
     rows = zip(wanted, answers, numbers, said, strict=True)
     titles = [f"{target} → {answer}\nloss {loss}{share}" for target, answer, loss, share in rows]

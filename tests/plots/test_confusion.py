@@ -1,10 +1,22 @@
 """The picture of a confusion matrix."""
 
+from collections.abc import Iterator
+
 import matplotlib.colors
 import pytest
 import torch
 
 from minilearn.plots import plot_confusion
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Every test leaves no figure open."""
+    yield
+    pyplot.close("all")
+
 
 COUNTS = [[8, 2, 0], [0, 1, 0], [0, 4, 6]]
 

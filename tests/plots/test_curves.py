@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,6 +10,13 @@ import torch
 from minilearn.plots import plot_histogram, plot_loss, plot_lr_find, plot_metrics, plot_sched
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Every test leaves no figure open."""
+    yield
+    pyplot.close("all")
 
 
 def test_loss_is_drawn_against_the_batch() -> None:

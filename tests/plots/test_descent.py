@@ -1,6 +1,7 @@
 """Paths on curves and over contours."""
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -8,6 +9,15 @@ import torch
 
 from minilearn.optim import SGD
 from minilearn.plots import PALETTE, plot_descent, plot_optimizers
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Every test leaves no figure open."""
+    yield
+    pyplot.close("all")
 
 
 def test_paths_of_optimizers_differ_in_colour_and_marker_and_say_how_low_they_came() -> None:

@@ -1,5 +1,6 @@
 """Axes that are given are drawn into; a figure becomes a file."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ import torch
 from minilearn.plots import plot_loss, save_picture, show_image
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Every test leaves no figure open."""
+    yield
+    pyplot.close("all")
 
 
 def test_pictures_are_drawn_where_they_are_asked_to() -> None:

@@ -1,9 +1,20 @@
 """Images, one and many."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from minilearn.plots import plot_images, show_image
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Every test leaves no figure open."""
+    yield
+    pyplot.close("all")
 
 
 @pytest.mark.parametrize("shape", [(5, 784), (5, 28, 28)])

@@ -1,6 +1,7 @@
 """Batches and rows with their losses, as pictures or as tables. Answers are in tests/test_predictions.py."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,15 @@ from torch import Tensor
 
 from minilearn.data import DataLoader, DataLoaders
 from minilearn.plots import plot_top_losses, show_batch
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Every test leaves no figure open."""
+    yield
+    pyplot.close("all")
 
 
 def titles(ax: Any) -> list[str]:
@@ -75,7 +85,7 @@ def test_top_losses_of_numbers_are_a_table() -> None:
 def test_top_losses_of_maps_are_three_pictures_a_row() -> None:
     maps = torch.zeros(1, 8, 8, dtype=torch.int64)
     ax = plot_top_losses(torch.rand(1, 1, 8, 8), maps, maps.clone(), torch.tensor([0.5]))
-    assert titles(ax) == ["input", "target", "prediction, 100% right, loss 0.5"]
+    assert titles(ax) == ["input", "target", "prediction, 100% right\nloss 0.5"]
 
 
 @pytest.mark.parametrize("columns", [2, 8])
