@@ -3,11 +3,12 @@
 The map, from the ground up; a file imports only from earlier ones:
 
 - `errors`, `tensors`: how a mistake is worded; tensors in nested batches.
-- `files`, `archives`, `exported`, `data`, `losses`, `checks`, `metrics`, `schedule`, `optim`, `plots`: parts that have
+- `files`, `archives`, `exported`, `plots`, `data`, `losses`, `checks`, `metrics`, `schedule`, `optim`: parts that have
   not heard of a Learner.
 - `callback`, `loop`: the events, and the training loop written out once.
 - `callbacks`: behaviours of a fit, one a file.
 - `learner`: `Learner`, the loop plus the methods that a person types.
+- `interpret`: where a trained model is wrong.
 - `load_exported`: what `Learner.export` wrote, run.
 - `vision`: what images need; torchvision beside any build of torch.
 - `all`: what a notebook needs, ``from minilearn.all import *``.
