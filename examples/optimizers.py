@@ -3,7 +3,7 @@
     python examples/optimizers.py
 
 The three take the same steps: 235 of them, an epoch of MNIST in double precision, and after none does any of 25,450
-weights differ by 1e-6, nor by 1e-12. The network then gets 0.90 to 0.95 of the test images right. About 25 seconds on
+weights differ by 1e-6, nor by 1e-12. The network then gets 0.88 to 0.95 of the test images right. About 25 seconds on
 two cores. Leaves the picture optimizers.png: the six losses, and the six ways down a narrow valley and off a saddle.
 See also examples/every_optimizer.py (all there are, down a curve) and examples/mnist_optimizers.py (what each reaches).
 """
