@@ -52,7 +52,7 @@ def test_the_three_take_the_same_steps_on_mnist(run: tuple[str, Path]) -> None:
 
 
 def test_each_learns_what_is_promised(run: tuple[str, Path]) -> None:
-    # The least, SGD, over seeds 0 to 3 was 0.8888 in full; over seeds 0 to 4 0.8326 in the short form.
+    # The least, SGD, was 0.8888 over seeds 0 to 4 in full, 0.8326 in the short form.
     printed, _ = run
     assert min(by_hand for _, by_hand, *_ in rows(printed).values()) >= (0.82 if SHORT else 0.88)
 
