@@ -116,7 +116,6 @@ def draw(x: np.ndarray, y: np.ndarray, z: np.ndarray, path: list[Place], standar
         axes[0, 0].plot(ends, w * ends + b, "--" if name == "best line" else "-", color=style, label=name)
     axes[0, 0].set(xlabel="x", ylabel="y", title="the line over the points")
     axes[0, 0].legend(frameon=False)
-
     left = {
         "x as it is": [error(place, x, y) - error(best_line(x, y), x, y) for place in path[: STANDARD_STEPS + 1]],
         "x standardised": [error(place, z, y) - error(best_line(z, y), z, y) for place in standard],
@@ -142,6 +141,7 @@ def draw_surface(x: np.ndarray, y: np.ndarray, path: list[Place], window: tuple,
     surface = Surface(title, above_best, (best,), window, path[0], log_levels=True)
     plot_descent(path, surface, window=window, ax=ax)
     ax.plot(*best, "*", color="white", markeredgecolor="black", markersize=17)
+    ax.annotate("best line", best, xytext=(12, 4), textcoords="offset points")
     ax.set(xlabel="w", ylabel="b")
     ax.get_legend().remove()
 
