@@ -1,7 +1,7 @@
 """The surfaces have the minima that they name, and optimizers find them as they should."""
 
-import importlib.util
 import math
+import runpy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,10 @@ EVERY = pytest.mark.parametrize("surface", SURFACES.values(), ids=SURFACES)
 
 
 def example_settings() -> dict[str, Callable[..., torch.optim.Optimizer]]:
-    spec = importlib.util.spec_from_file_location(
-        "optimizers", Path(__file__).parent.parent / "examples" / "optimizers.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.SETTINGS
+    examples = Path(__file__).parent.parent / "examples"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(examples)  # as when it is run: from there it takes its command line
+        return runpy.run_path(str(examples / "every_optimizer.py"))["SETTINGS"]
 
 
 SETTINGS = example_settings()

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,8 @@ ANSWERS = ("stop", "warn", "restore")
 LOOK_EVERY, LOOKS, FAR = 16, 3, 30.0
 """Far above its best, and rising: at `LOOKS` looks in a row, one each `LOOK_EVERY` recorded losses, the average loss is
 more than its least plus `FAR` times its first, and more than at the look before."""
+FEWEST = 8
+"""A fit too short for so many looks is judged at its end, where it has at least as many losses as this."""
 GO_BACK_TOO = (WeightAverage, MixedPrecision)
 """The callbacks whose state belongs to the weights: it goes back with them."""
 
@@ -46,7 +49,8 @@ class Divergence(Callback):
       that are not takes the place of a good one, and no fit ends with such weights in silence.
     - Then the batch at hand is carried out once more with a look at every layer (`diagnose`).
     - Once a fit, a warning where the average loss is far above its best and rising (`FAR`), whatever `on_divergence`
-      says. A loss that is below zero has no scale to judge this by, and gets none.
+      says; at the end of a fit, however short, also where the rise began too late for that. A loss that is below zero
+      has no scale to judge this by, and gets none.
 
     Of several in a fit the last one given counts, so ``learn.fit(1, cbs=Divergence("restore"))`` takes the place of the
     default one. Without a Recorder, and beside an `LRFinder`, it does nothing. Costs 0.4 µs a batch, one pass over the
@@ -160,6 +164,8 @@ class Divergence(Callback):
     def after_train(self) -> None:
         if self._recorder is not None:
             self._look_at_weights()
+            if self.epoch + 1 == self.n_epoch:
+                self._look_back(self._recorder.losses)
 
     def after_cancel_epoch(self) -> None:
         self._put_rates_back()
@@ -194,7 +200,7 @@ class Divergence(Callback):
             if math.isnan(self._first):
                 self._judged = not min(recorder.arrived[: self._next]) >= 0
                 self._first = max(loss, recorder.arrived[0])
-                self._best = self._last = loss
+                self._best, self._last = min(recorder.arrived[: self._next]), loss
             if self._judged or not loss >= 0:
                 self._judged = True
                 continue
@@ -203,14 +209,30 @@ class Divergence(Callback):
             self._rising = self._rising + 1 if far and loss > self._last else 0
             self._last = loss
             if self._rising >= LOOKS and self._first > 0:
-                self._judged = True
-                lr = self.opt.param_groups[-1]["lr"]
-                warn(
-                    f"the training loss is rising far above its best: it is {loss:.4g} on average, and was"
-                    f" {self._best:.4g} (epoch {self.epoch}, batch {self.iter}, learning rate {lr:g},"
-                    f" {self._gradient_text(self._diagnose())}). Where that is not meant, try a learning rate of"
-                    f" {lr / 10:.2g}, or let learn.lr_find() look for one."
-                )
+                self._warn_of_rise(loss, self._best)
+
+    def _look_back(self, losses: list[float]) -> None:
+        """Judges a fit at its end: a small one may blow up between two looks, or before the last of `LOOKS`.
+
+        It is named where the average loss, at the end and at two points shortly before, is far above the highest of the
+        fit's first quarter, and rising.
+        """
+        if self._told or self._judged or len(losses) < FEWEST or not min(losses) >= 0:
+            return
+        first, best, apart = max(losses[: len(losses) // 4]), min(losses), max(1, len(losses) // LOOK_EVERY)
+        ends = losses[-1 - (LOOKS - 1) * apart :: apart]
+        if first > 0 and best + FAR * first < ends[0] and all(a < b for a, b in pairwise(ends)):
+            self._warn_of_rise(losses[-1], best)
+
+    def _warn_of_rise(self, loss: float, best: float) -> None:
+        self._judged = True
+        lr = self.opt.param_groups[-1]["lr"]
+        warn(
+            f"the training is diverging: its loss is rising far above its best, it is {loss:.4g} on average, and was"
+            f" {best:.4g} (epoch {self.epoch}, batch {self.iter}, learning rate {lr:g},"
+            f" {self._gradient_text(self._diagnose())}). Where that is not meant, try a learning rate of"
+            f" {lr / 10:.2g}, or let learn.lr_find() look for one."
+        )
 
     # ---- naming ----
 

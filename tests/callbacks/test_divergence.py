@@ -335,8 +335,33 @@ def judged(losses: list[float]) -> list[str]:
 
 def test_loss_that_grows_and_grows_is_named_once() -> None:
     (text,) = judged([2.0] * 50 + [2 * 1.05**i for i in range(250)])
-    assert text.startswith("the training loss is rising far above its best: it is ")
+    assert text.startswith("the training is diverging: its loss is rising far above its best, it is ")
     assert "learning rate 0," in text
+
+
+@pytest.mark.parametrize("length", [8, 12, 30, 64, 70])
+def test_fit_too_short_for_the_looks_is_named_at_its_end(length: int) -> None:
+    (text,) = judged([2.0 * 3**i for i in range(length)])
+    assert "is diverging" in text
+    assert ", and was 2 (epoch 0, batch" in text
+
+
+def test_rise_that_begins_after_the_last_look_is_named_at_the_end() -> None:
+    (text,) = judged([2.0] * 120 + [2.0 * 3**i for i in range(30)])
+    assert "(epoch 0, batch 149," in text
+
+
+@pytest.mark.parametrize("epochs", [8, 30, 100])
+def test_one_weight_at_too_high_a_rate_is_named_whatever_the_number_of_epochs(epochs: int) -> None:
+    # The cost's bend is 2 · mean(x²) = 9.33: steps above 2 / 9.33 = 0.214 lead further from the minimum each time.
+    x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0], [4.0], [6.0]])
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    learn = Learner(DataLoaders.from_tensors(x, y, bs=3, device="cpu"), model, F.mse_loss, SGD)
+    learn.logger = lambda text: None
+    with pytest.warns(RuntimeWarning, match="is diverging") as caught:
+        learn.fit(epochs, 0.3 if epochs < 100 else 0.25)
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize(
@@ -351,6 +376,12 @@ def test_loss_that_grows_and_grows_is_named_once() -> None:
         [1e-3] * 100 + [1e-2] * 200,
         [5.0 * (1 + (i * 7919 % 13)) for i in range(300)],
         [0.0] * 300,
+        [2.3 * 0.9**i for i in range(20)],
+        [1.0] * 10 + [1e9, 1.0],
+        [1e-3, 1e-3, *[1e-2] * 20],
+        [3.0 + i for i in range(30)],
+        [-(2.0**i) for i in range(20)],
+        [2.0, 9.0, 40.0, 200.0, 900.0, 4000.0],
     ],
     ids=[
         "falls",
@@ -362,6 +393,12 @@ def test_loss_that_grows_and_grows_is_named_once() -> None:
         "harder data",
         "noisy",
         "zero",
+        "short and falls",
+        "short, one spike",
+        "short, harder data",
+        "short, rises slowly",
+        "short, below zero",
+        "too short",
     ],
 )
 def test_no_alarm_on_sound_losses(losses: list[float]) -> None:
