@@ -94,5 +94,5 @@ def test_without_mnist_it_takes_the_digits_at_hand(tmp_path: Path) -> None:
     nowhere = {"MINILEARN_DATA": "", "https_proxy": "http://127.0.0.1:9", "no_proxy": "", **ALONE}
     printed = run_example(EXAMPLE, tmp_path, **nowhere)
     assert printed.startswith("MNIST is not at hand")
-    assert figure(printed, "accuracy with callbacks") == figure(printed, "accuracy by hand")
-    assert "of the 360 test images" in printed
+    assert figure(printed, "accuracy with callbacks") == figure(printed, "accuracy by hand") >= 0.9
+    assert "of the 359 test images" in printed
