@@ -23,7 +23,11 @@ def pairs(page: str) -> list[tuple[str, str | None]]:
 
 
 def same(printed: str, shown: str) -> bool:
-    """Whether two texts are alike: in their words exactly, in their numbers nearly, as sums round otherwise elsewhere."""
+    """Whether two texts are alike: in their words exactly, in their numbers nearly, as sums round otherwise elsewhere.
+
+    Lines may be broken at other words: a number may have a digit more.
+    """
+    printed, shown = " ".join(printed.split()), " ".join(shown.split())
     if NUMBER.sub("#", printed) != NUMBER.sub("#", shown):
         return False
     numbers = [[float(number) for number in NUMBER.findall(text)] for text in (printed, shown)]
