@@ -43,7 +43,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if (DOCS / f"{name}.md").exists()])
+@pytest.mark.parametrize("name", PAGES)
 def test_code_prints_what_the_page_shows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
@@ -57,6 +57,24 @@ def test_code_prints_what_the_page_shows(
             warnings.simplefilter("error")
             exec(compile(code, f"{name}.md", "exec"), names)
         assert shown is None or same(printed.getvalue(), shown), f"{code}\nprints\n{printed.getvalue()}"
+
+
+def headings(page: str) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    prose = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", prose, re.M)}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    page = (DOCS / f"{name}.md").read_text()
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", page) if "://" not in target]
+    assert targets
+    for target in targets:
+        file, _, heading = target.partition("#")
+        path = DOCS / file if file else DOCS / f"{name}.md"
+        assert path.exists()
+        assert not heading or path.suffix != ".md" or heading in headings(path.read_text())
 
 
 @pytest.mark.parametrize(
