@@ -34,6 +34,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
+highlight_language = "none"  # a block without a language is what a program printed
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 myst_heading_anchors = 4
@@ -54,7 +55,8 @@ napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
 default_role = "named"  # `name` links to the reference where it is there; see extensions/docstrings.py
 # Types from elsewhere: the site fetches nothing, so it has no list of what their pages are.
-nitpick_ignore_regex = [("py:.*", r"(torch|numpy|np|nn|pathlib|collections|matplotlib|fastcore|typing|types|abc)\b.*")]
+ELSEWHERE = "torch|numpy|np|nn|pathlib|collections|matplotlib|fastcore|typing|types|abc|Axes|Figure"
+nitpick_ignore_regex = [("py:.*", rf"({ELSEWHERE})\b.*")]
 
 from lessons import gallery_settings  # noqa: E402
 from sources import address_of  # noqa: E402

@@ -11,13 +11,19 @@ from sphinx.roles import XRefRole
 
 SECTION = re.compile(r"(Args|Returns|Raises|Yields):$")
 SOURCE = re.compile(r"Source: (.*)$")
+PLURAL = re.compile(r"(?<![`\w])(`[^`]+`)(?=\w)")  # `Metric`s
+BARS = re.compile(r"\|(\w+)\|")  # |p|, which would be a substitution
+FORMULA = re.compile(r"[^`]*(←|else:).*$")
 
 
 def spaced(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
     """Puts an empty line before each section, and the source into a section of its own, before napoleon reads them."""
+    if what in ("attribute", "data", "property"):
+        app.as_written = list(lines)  # type: ignore[attr-defined]
     out: list[str] = []
     in_source = False
-    for line in lines:
+    for given in lines:
+        line = BARS.sub(r"\\|\1\\|", PLURAL.sub(r"\1\\ ", given))
         source = SOURCE.match(line)
         if source or SECTION.match(line) or (in_source and not line.strip()):
             in_source = False
@@ -28,6 +34,12 @@ def spaced(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: 
         else:
             out.append(f"    {line}" if in_source else line)
     lines[:] = out
+
+
+def unread(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
+    """Undoes what napoleon makes of an attribute: it takes a sentence up to a colon for its type."""
+    if what in ("attribute", "data", "property"):
+        lines[:] = app.as_written  # type: ignore[attr-defined]
 
 
 class Named(XRefRole):
@@ -54,6 +66,8 @@ def resolved(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     last = target.rsplit(".", 1)[-1]
     if node["reftype"] != "named":
         # A type in a signature, named by where it is made; the reference names it by where it is imported from.
+        # The parts of which a Learner is made are no pages of their own.
+        last = "Learner" if target.endswith(("Loop", "ScheduledFits")) else last
         candidates = [f"minilearn.all.{last}"] if target.startswith("minilearn.") or "." not in target else []
     elif re.fullmatch(r"[\w.]+", target):
         inside = node.get("py:class")
@@ -79,5 +93,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_role("named", Named())
     app.connect("autodoc-process-docstring", spaced, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", unread, priority=600)
     app.connect("missing-reference", resolved)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,19 +17,20 @@ TITLES = {
     "gradient_descent": "Gradient descent by hand",
     "function_minimum": "The minimum of a function",
     "linear_regression": "Linear regression",
-    "optimizers": "Optimizers, three times",
+    "optimizers": "Optimizers, three times over",
     "sgd_from_scratch": "3 or 7, from scratch",
     "mnist_mlp": "Ten digits, a small network",
     "lenet": "LeNet-5",
     "custom_callbacks": "Five callbacks of your own",
     "numpy_autograd": "What backward() does",
     "mnist_sample": "3 or 7, in ten lines",
+    "every_optimizer": "All optimizers on a curve",
     "mnist_optimizers": "All optimizers on MNIST",
 }
 """In the order of the lessons; a file that is not here comes after them, under its own name."""
 
-SHORT = {"mnist_optimizers": ["--only", "Adam"], "mnist_sample": ["--epochs", "3"]}
-"""How those are shortened that do not have the lessons' command line."""
+SHORT = {"mnist_optimizers": ["--only", "Adam"]}
+"""How one is shortened that does not have the lessons' command line; mnist_sample is short as it is."""
 
 HEADER = """
 The lessons
