@@ -12,7 +12,7 @@ import minilearn  # noqa: E402 -- of this checkout
 
 project = "minilearn"
 version = release = minilearn.__version__
-copyright = "the authors of minilearn, Apache-2.0"  # noqa: A001 -- Sphinx's name for it
+copyright = "the authors of minilearn, Apache-2.0"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -50,7 +50,6 @@ autodoc_default_options = {"members": True}  # of its own, where they have a doc
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Source", "returns_style")]
 napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
 default_role = "named"  # `name` links to the reference where it is there; see extensions/docstrings.py

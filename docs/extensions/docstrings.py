@@ -8,16 +8,16 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.roles import XRefRole
+from sphinx.util.nodes import make_refnode
 
 SECTION = re.compile(r"(Args|Returns|Raises|Yields):$")
 SOURCE = re.compile(r"Source: (.*)$")
 PLURAL = re.compile(r"(?<![`\w])(`[^`]+`)(?=\w)")  # `Metric`s
 BARS = re.compile(r"\|(\w+)\|")  # |p|, which would be a substitution
-FORMULA = re.compile(r"[^`]*(←|else:).*$")
 
 
 def spaced(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Puts an empty line before each section, and the source into a section of its own, before napoleon reads them."""
+    """Puts an empty line before each section, and the source into a field, before napoleon reads them."""
     if what in ("attribute", "data", "property"):
         app.as_written = list(lines)  # type: ignore[attr-defined]
     out: list[str] = []
@@ -30,7 +30,7 @@ def spaced(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: 
             out.append("")
         if source:
             in_source = True
-            out += ["Source:", f"    {source[1]}"]
+            out.append(f":Source: {source[1]}")  # a field beside napoleon's
         else:
             out.append(f"    {line}" if in_source else line)
     lines[:] = out
@@ -57,36 +57,22 @@ class Named(XRefRole):
         return title, target.removesuffix("()")
 
 
-def resolved(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> nodes.Element | None:
-    """The link of a `name`, or what the name says."""
+def resolved(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> Any:
+    """The link of a `name`, or what the name says; and that of a type in a signature, by the name it is known by."""
     if node.get("refdomain") != "py":
         return None
-    domain = env.domains["py"]
-    target = node["reftarget"]
-    last = target.rsplit(".", 1)[-1]
+    target, last = node["reftarget"], node["reftarget"].rsplit(".", 1)[-1]
     if node["reftype"] != "named":
-        # A type in a signature, named by where it is made; the reference names it by where it is imported from.
         # The parts of which a Learner is made are no pages of their own.
         last = "Learner" if target.endswith(("Loop", "ScheduledFits")) else last
         candidates = [f"minilearn.all.{last}"] if target.startswith("minilearn.") or "." not in target else []
-    elif re.fullmatch(r"[\w.]+", target):
-        inside = node.get("py:class")
-        candidates = [f"minilearn.all.{inside}.{target}"] if inside else []
-        candidates += [f"minilearn.all.{target}", f"minilearn.all.Learner.{target}", target]
     else:
-        candidates = []
-    for name in candidates:
-        if name in domain.objects and app.builder is not None:
-            entry = domain.objects[name]
-            return domain_link(app, node, entry.docname, entry.node_id, content)
+        inside = [f"{node['py:class']}.{target}"] if node.get("py:class") else []
+        candidates = [f"minilearn.all.{name}" for name in (*inside, target, f"Learner.{target}")] + [target]
+    objects = env.domains["py"].objects
+    for entry in (objects[name] for name in candidates if name in objects):
+        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content)
     return content if node["reftype"] == "named" else None
-
-
-def domain_link(app: Sphinx, node: pending_xref, docname: str, anchor: str, content: nodes.TextElement) -> nodes.Element:
-    """A reference from where `node` stands to an object's anchor."""
-    from sphinx.util.nodes import make_refnode
-
-    return make_refnode(app.builder, node["refdoc"], docname, anchor, content)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

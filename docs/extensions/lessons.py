@@ -48,12 +48,15 @@ IN_SHORT = """
 """
 
 
-def copied(examples: Path, folder: Path, short: bool) -> None:
+def copied(examples: Path, folder: Path, gallery: Path, short: bool) -> None:
     """Writes the examples, with titles, and what they read into a folder."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(examples, folder, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
     how = ", in their short form" if short else ""
     (folder / "GALLERY_HEADER.rst").write_text(HEADER.format(how=how), encoding="utf-8")
+    for left in gallery.glob("*.*"):  # of an example that has another name now
+        if left.name.partition(".")[0] not in {"index", *(path.stem for path in folder.glob("*.py"))}:
+            left.unlink()
     for path in folder.glob("*.py"):
         if path.stem != "command_line":
             path.write_text(titled(path, IN_SHORT if short else ""), encoding="utf-8")
@@ -66,6 +69,12 @@ def titled(path: Path, note: str) -> str:
     # An indented line is something to type.
     doc = re.sub(r"\n\n((?:    .*\n)+)", r"\n\n.. code-block:: sh\n\n\1", doc.replace("\\", "\\\\"))
     return f'r"""\n{title}\n{"=" * len(title)}\n\n{doc.strip()}\n{note}"""\n{code}'
+
+
+DOWNLOADS = re.compile(
+    r"\.\. only:: html\n\n    \.\. note::.*?(?=\.\. rst-class:: sphx-glr-example-title)|\.\. _sphx_glr_download_.*",
+    re.DOTALL,
+)
 
 
 class InOrder:
@@ -92,7 +101,8 @@ class Arguments:
         path = Path(script_vars["src_file"])
         if not self.short:
             return []
-        return ["--short"] if "from command_line import" in path.read_text(encoding="utf-8") else SHORT.get(path.stem, [])
+        shared = "from command_line import" in path.read_text(encoding="utf-8")
+        return ["--short"] if shared else SHORT.get(path.stem, [])
 
 
 def saved_pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
@@ -122,7 +132,7 @@ THREADS = torch.get_num_threads()
 def gallery_settings(docs: Path, short: bool) -> dict[str, Any]:
     """What sphinx-gallery is told; the copies are written first."""
     folder = docs / "_build" / "examples"
-    copied(docs.parent / "examples", folder, short)
+    copied(docs.parent / "examples", folder, docs / "gallery", short)
     return {
         "examples_dirs": str(folder),
         "gallery_dirs": "gallery",
@@ -151,10 +161,8 @@ def trimmed(app: Sphinx, docname: str, content: list[str]) -> None:
     """Leaves out the download of an example's copy, which would not run alone, and says where the file is."""
     if not docname.startswith("gallery/") or docname.endswith("/index"):
         return
-    name = docname.removeprefix("gallery/")
-    text = re.sub(r"\.\. only:: html\n\n    \.\. note::.*?(?=\.\. rst-class:: sphx-glr-example-title)", "", content[0], flags=re.DOTALL)
-    text = re.sub(r"\.\. _sphx_glr_download_.*", "", text, flags=re.DOTALL)
-    content[0] = f"{text}\nThe file is ``examples/{name}.py``; :doc:`all lessons <index>`.\n"
+    text = DOWNLOADS.sub("", content[0])
+    content[0] = f"{text}\nThe file is ``examples/{Path(docname).name}.py``; :doc:`all lessons <index>`.\n"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
