@@ -65,7 +65,8 @@ class Anchors(HTMLParser):
 
 def broken(site: Path) -> list[str]:
     """Each link of the site's pages that leads to no file or to no anchor; links to elsewhere are not looked at."""
-    pages = {page: Anchors(page) for page in sorted(site.rglob("*.html"))}
+    static = site / "_static"  # a theme's templates among them
+    pages = {page: Anchors(page) for page in sorted(site.rglob("*.html")) if not page.is_relative_to(static)}
     found = []
     for page, anchors in pages.items():
         for link in dict.fromkeys(anchors.links):
