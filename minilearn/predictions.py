@@ -22,7 +22,7 @@ from minilearn.loop import OF_A_BATCH, OF_A_PART
 from minilearn.losses import not_reduced
 from minilearn.managed import callbacks_of
 from minilearn.metrics import as_metrics
-from minilearn.results import plot_results
+from minilearn.plots import plot_results
 from minilearn.rows import in_rows
 from minilearn.tensors import map_tensors
 

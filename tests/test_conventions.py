@@ -17,12 +17,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors", "tensors", "random_states", "compiling", "operators", "batches",
     "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files",
-    "checkpoints", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule",
-    "lr_suggest", "optim", "surfaces", "plots", "activation_plots", "hooks", "summary_page", "results",
+    "checkpoints", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule",
+    "lr_suggest", "optim", "hooks", "summary_page",
     "graphs", "heard", "diagnosis", "faults", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "summary", "inspection", "described", "fits", "predictions", "saved", "exchange", "conversions", "trials",
-    "learner",
+    "learner", "interpret",
     "vision",
     "all",
 ]  # fmt: skip
@@ -108,7 +108,7 @@ ROOM_ORDER = {
         "divergence",
         "__init__",
     ],
-    "plots": ["ground", "curves", "images", "descent", "__init__"],
+    "plots": ["ground", "curves", "images", "descent", "results", "confusion", "__init__"],
     "preflight": ["finding", "kinds", "batch", "data", "model", "page", "__init__"],
     "vision": ["compat", "__init__"],
 }

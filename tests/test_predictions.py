@@ -20,7 +20,7 @@ from minilearn.data import DataLoader, DataLoaders, RandomFlip
 from minilearn.learner import Learner
 from minilearn.losses import activation_of, decodes_of, mnist_loss, not_reduced, row_losses
 from minilearn.metrics import mse
-from minilearn.results import plot_results
+from minilearn.plots import plot_results
 
 TORCHS = torch.utils.data.DataLoader
 

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
+from minilearn.batches import split_batch
 from minilearn.data.columns import as_columns, batches, copied, fit_on, on_device
 from minilearn.data.position import (
     NumberedBatches,
@@ -19,7 +20,11 @@ from minilearn.data.position import (
     without_first,
 )
 from minilearn.errors import describe, whole
+from minilearn.plots import show_batch
 from minilearn.tensors import existing_device
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_WORKERS = 8
 """How many processes ``num_workers="auto"`` starts at most: each holds the dataset's objects and two batches."""
@@ -91,6 +96,17 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def one_batch(self) -> Any:
         """The first batch; a look at the data, not a part of training. `DataLoaders`' transforms come later."""
         return next(iter(self))
+
+    def show_batch(self, b: Any = None, max_n: int = 9, **kwargs: Any) -> "Axes":
+        """The first rows of a batch, as the loader gives it: see `plots.show_batch`.
+
+        Args:
+            b: the batch, inputs and then targets; by default `one_batch`.
+            max_n: how many rows, at least 1.
+            kwargs: for `plots.show_batch`: `vocab`, `columns`, `ax`.
+        """
+        xb, yb = split_batch(self.one_batch() if b is None else b, None)
+        return show_batch(xb, yb or None, max_n=whole("max_n", max_n, 1), **kwargs)
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the columns of a dataset of tensors to a device, where they fit (`columns.fit_on`).

@@ -1,17 +1,23 @@
 """The loaders of a Learner: one to train, one to validate, and what is done to their batches on the device."""
 
 from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from minilearn.batches import split_batch
 from minilearn.data.loader import ANEW, DataLoader, length, no_batch
 from minilearn.errors import describe, whole
-from minilearn.tensors import default_device, existing_device
+from minilearn.plots import show_batch
+from minilearn.tensors import default_device, existing_device, map_tensors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BatchTransform = Callable[[Tensor], Tensor]
 """Makes the input that the model gets, (batch, …), of the one that the loader gives; see `transforms`."""
@@ -157,6 +163,23 @@ class DataLoaders:
                 x = made
         return x
 
+    def show_batch(self, b: Any = None, max_n: int = 9, *, unique: bool = False, **kwargs: Any) -> "Axes":
+        """The first rows of a training batch, as the model gets them: after the transforms; see `plots.show_batch`.
+
+        Args:
+            b: the batch, inputs and then targets; by default `one_batch`.
+            max_n: how many rows, at least 1.
+            unique: one row `max_n` times over, to see what transforms that are random make of it.
+            kwargs: for `plots.show_batch`: `columns`, `ax`, and `vocab`, by default these loaders' own where one was
+                set, ``dls.vocab = ["three", "seven"]``.
+        """
+        max_n = whole("max_n", max_n, 1)
+        parts = split_batch(self.one_batch() if b is None else b, self.n_inp)
+        xb, yb = (map_tensors(partial(_rows, max_n, unique), part) for part in parts)
+        if self.batch_tfms and isinstance(xb, tuple) and len(xb) == 1 and isinstance(xb[0], Tensor):
+            xb = self.transform(xb[0], training=True)
+        return show_batch(xb, yb or None, max_n=max_n, **{"vocab": getattr(self, "vocab", None), **kwargs})
+
     def to(self, device: torch.device | str) -> Self:
         """Sets the device on which a Learner works with these loaders, and moves data of tensors there where it fits.
 
@@ -250,6 +273,13 @@ class DataLoaders:
         if valid_x is not None and valid_y is not None:
             dsets.append((valid_x, valid_y))
         return cls.from_dsets(*dsets, bs=bs, shuffle=shuffle, **options)
+
+
+def _rows(n: int, unique: bool, part: Tensor) -> Tensor:
+    """The first rows of a batch's tensor, or the first one that many times."""
+    if not part.ndim:
+        return part
+    return part[:1].expand(n, *part.shape[1:]).clone() if unique else part[:n]
 
 
 def _loader_names(sets: Mapping[str, Any]) -> list[str]:

@@ -1,15 +1,17 @@
 """Loaders gone through in their data set's order, whatever order they are made for; and rows drawn from one."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from minilearn.data.loader import DataLoader
 from minilearn.errors import describe
+from minilearn.tensors import batch_size, map_tensors
 
 TORCHS = torch.utils.data.DataLoader
 
@@ -31,7 +33,7 @@ def in_order(dl: Any) -> tuple[Any, Tensor | None]:
 
     A loader of torch's kind that shuffles, or drops a ragged last batch, gets a twin that does not; with a sampler of
     another kind, the rows that it draws now are taken in their order. Its random numbers, and torch's, stay where they
-    are. Batches that a `batch_sampler` of another kind puts together stay together: then their order is told. Other
+    are. Batches that a `batch_sampler` that was given puts together stay together: then their order is told. Other
     loaders, iterable data sets among them, are themselves: nobody knows their rows' numbers.
 
     Args:
@@ -43,7 +45,8 @@ def in_order(dl: Any) -> tuple[Any, Tensor | None]:
     if not _has_rows(dl):
         return dl, None
     with torch.random.fork_rng(devices=[]):
-        if dl.batch_sampler is not None and type(dl.batch_sampler) is not BatchSampler:
+        # torch gives a loader that is made with a batch_sampler no batch_size, and a sampler that is never used.
+        if dl.batch_sampler is not None and (type(dl.batch_sampler) is not BatchSampler or dl.batch_size is None):
             return _in_its_batches(dl)
         plain = isinstance(dl.sampler, SequentialSampler)
         if plain and not dl.drop_last:
@@ -68,6 +71,56 @@ def some_rows(dl: Any, n: int) -> Any:
     twin = _with_sampler(dl, rows)
     vars(twin).update(batch_sampler=[rows])
     return twin
+
+
+def row_numbers(dl: Any) -> Sequence[int] | None:
+    """The numbers in the data set of a loader's rows, in the order of `in_order`; None where they have none."""
+    if not _has_rows(dl) or dl.batch_sampler is None:
+        return None
+    loader, order = in_order(dl)
+    if order is not None:
+        return sorted(int(row) for batch in loader.batch_sampler for row in batch)
+    if isinstance(loader.sampler, SequentialSampler):
+        return range(len(loader.dataset))
+    return [int(row) for row in loader.sampler]
+
+
+def rows_at(dl: Any, numbers: Sequence[int]) -> Any:
+    """One batch of the rows of these numbers, in their order, counted as `in_order` gives them; nothing else is kept.
+
+    Where a loader fetches its rows by number only these are fetched; else it is gone through up to the last of them.
+
+    Args:
+        dl: any loader.
+        numbers: from 0 on; at least one.
+    Raises:
+        IndexError: there is no row of a number.
+    """
+    if (rows := row_numbers(dl)) is not None:
+        _check_numbers(numbers, len(rows))
+        twin = _with_sampler(dl, [])
+        vars(twin).update(batch_sampler=[[rows[i] for i in numbers]])
+        return next(iter(twin))
+    kept: dict[int, Any] = {}
+    done = 0
+    for batch in dl:
+        n = batch_size(batch)
+        kept |= {i: map_tensors(partial(_row, i - done), batch) for i in set(numbers) if done <= i < done + n}
+        done += n
+        if len(kept) == len(set(numbers)):
+            break
+    _check_numbers(numbers, done)
+    return default_collate([kept[i] for i in numbers])
+
+
+def _row(i: int, part: Tensor) -> Tensor:
+    """Row `i` of a batch's tensor; a copy, so that the batch is let go."""
+    return part[i].clone()
+
+
+def _check_numbers(numbers: Sequence[int], n: int) -> None:
+    if unknown := [i for i in numbers if not 0 <= i < n]:
+        raise IndexError(f"there is no row {unknown[0]}: the loader gives {n:,}, numbered from 0")
 
 
 def row_count(dl: Any) -> int | None:

@@ -1,5 +1,6 @@
 """Pictures of numbers. Each function draws into `ax`, or into a new figure, and returns the axes."""
 
+from minilearn.plots.confusion import plot_confusion
 from minilearn.plots.curves import plot_histogram, plot_loss, plot_lr_find, plot_metrics, plot_sched
 from minilearn.plots.descent import plot_descent, plot_optimizers
 from minilearn.plots.ground import (
@@ -15,6 +16,7 @@ from minilearn.plots.ground import (
     save_picture,
 )
 from minilearn.plots.images import plot_images, show_image, viewable
+from minilearn.plots.results import as_images, plot_results, plot_top_losses, show_batch
 
 __all__ = [
     "BLUE",
@@ -26,6 +28,8 @@ __all__ = [
     "PALETTE",
     "PALE_BLUE",
     "PURPLE",
+    "as_images",
+    "plot_confusion",
     "plot_descent",
     "plot_histogram",
     "plot_images",
@@ -33,8 +37,11 @@ __all__ = [
     "plot_lr_find",
     "plot_metrics",
     "plot_optimizers",
+    "plot_results",
     "plot_sched",
+    "plot_top_losses",
     "save_picture",
+    "show_batch",
     "show_image",
     "viewable",
 ]

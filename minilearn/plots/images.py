@@ -35,6 +35,7 @@ def plot_images(
     side = math.isqrt(images.shape[-1])
     grey = images.reshape(len(images), side, -1) if images.ndim == 2 else images
     rows = math.ceil(len(grey) / columns)
+    size = _title_size(ax, titles, rows, columns)
     for i, image in enumerate(grey.detach().cpu().numpy()):
         row, column = divmod(i, columns)
         cell = ax.inset_axes((column / columns, 1 - (row + 1) / rows, 0.86 / columns, 0.74 / rows))
@@ -44,8 +45,18 @@ def plot_images(
         for spine in cell.spines.values():
             spine.set(color=ORANGE if marked else "#BBBBBB", linewidth=3 if marked else 0.8)
         if i < len(titles):
-            cell.set_title(titles[i], fontsize=9, pad=3, color=ORANGE if marked else "black")
+            cell.set_title(titles[i], fontsize=size, pad=3, color=ORANGE if marked else "black")
     return ax
+
+
+def _title_size(ax: "Axes", titles: Sequence[str], rows: int, columns: int) -> float:
+    """The size in points, at most 11, at which every title is within its cell, in width and above the image."""
+    box, inch = ax.get_window_extent(), ax.figure.dpi
+    lines = [title.split("\n") for title in titles]
+    longest = max((len(line) for parts in lines for line in parts), default=1)
+    most = max(map(len, lines), default=1)
+    width, height = 72 * box.width / inch / columns, 72 * box.height / inch / max(rows, 1)
+    return max(5.0, min(11.0, width / (0.58 * max(longest, 1)), 0.18 * height / most))
 
 
 def viewable(images: Tensor) -> Tensor:

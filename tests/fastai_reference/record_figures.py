@@ -28,12 +28,12 @@ def rounded(value: Any) -> Any:
 def main() -> None:
     """Records every run."""
     import fastai
-    from fastai import basics
+    from fastai import basics, interpret
     from fastai.callback import all as callbacks
 
     assert fastai.__version__ == WANTED, f"the figures are those of fastai {WANTED}, not {fastai.__version__}"
     torch.set_num_threads(1)
-    api = SimpleNamespace(**{**vars(basics), **vars(callbacks)})
+    api = SimpleNamespace(**{**vars(basics), **vars(callbacks), **vars(interpret)})
     out = Path(__file__).with_name("figures.json").resolve()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # lr_find leaves files

@@ -259,6 +259,29 @@ def validated(api: Any) -> Figures:
     return {"results": [[float(value) for value in result] for result in results]}
 
 
+def interpreted(api: Any) -> Figures:
+    """Losses, confusion matrix and most confused classes after a fit; of a model that never says the last class too."""
+    found = {}
+    for name, held_back in (("all classes", 0.0), ("one class never", 50.0)):
+        learn = learner(api, "plain", api.SGD)
+        learn.loss_func = api.CrossEntropyLossFlat()  # fastai makes answers by its own losses alone
+        with learn.no_logging(), learn.no_bar():
+            learn.fit(1, 0.1)
+        learn.model[-1].bias.data[CLASSES - 1] -= held_back
+        dl = api.DataLoader(rows()[1], bs=BS)
+        dl.vocab = learn.dls.vocab = torch.arange(CLASSES).numpy()
+        interp = api.ClassificationInterpretation.from_learner(learn, dl=dl)
+        losses, numbers = interp.top_losses(5)
+        found[name] = {
+            "top losses": losses.tolist(),
+            "their rows": numbers.tolist(),
+            "least losses": interp.top_losses(3, largest=False)[0].tolist(),
+            "confusion": interp.confusion_matrix().tolist(),
+            "confused": [list(map(int, mistake)) for mistake in interp.most_confused(min_val=2)],
+        }
+    return found
+
+
 def searched(opt: str, model: str, **options: Any) -> Run:
     """`lr_find`: its curve, its suggestions, and the weights afterwards, which are those from before."""
 
@@ -336,6 +359,7 @@ CASES: dict[str, Run] = {
     ),
     "fit: one after another": one_after_another,
     "validate": validated,
+    "interpret": interpreted,
     "freeze_to(-1)": frozen(-1, train_bn=True),
     "freeze_to(1), norms frozen too": frozen(1, train_bn=False),
     "fit_one_cycle: Adam": scheduled("fit_one_cycle", 3, 1e-2),

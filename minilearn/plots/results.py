@@ -1,4 +1,4 @@
-"""A look at predictions: rows with what they are and what was answered, as pictures or as a table."""
+"""Rows with what they are, and what was answered: as pictures where the input is images, else as a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from minilearn.plots import plot_images, viewable
+from minilearn.plots.ground import ORANGE, new_axes
+from minilearn.plots.images import plot_images, viewable
 from minilearn.tensors import leaves, shape_text
 
 if TYPE_CHECKING:
@@ -53,27 +54,120 @@ def plot_results(
     wrong = _wrong(targets, answers, n)
     images = as_images(inputs)
     if images is None:
-        rows = zip(_texts(inputs, n), target_texts or [""] * n, answer_texts, strict=False)
-        return _table([list(row) for row in rows], wrong, ax)
+        named = {"input": _texts(inputs, n), "target": target_texts or [""] * n, "prediction": answer_texts}
+        return _table(named, wrong, ax)
     titles = [
         f"{target} → {answer}" for target, answer in zip(target_texts, answer_texts, strict=False)
     ] or answer_texts
     images, columns = images[:n], min(columns, n)
     if (maps := _as_maps(images, targets, answers, n)) is not None:
         (images, titles), wrong, columns = maps, [], 3
-    if ax is None:
-        from matplotlib import pyplot
+    return _grid(images, titles, wrong, columns, ax)
 
-        size = 2.0 * columns, 2.2 * math.ceil(len(images) / columns)
-        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
-    plot_images(images, titles, wrong=wrong, columns=columns, ax=ax)
+
+def show_batch(
+    xb: Any,
+    yb: Any = None,
+    *,
+    max_n: int = 9,
+    vocab: Sequence[str] | None = None,
+    columns: int = 3,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """The first rows of a batch with their targets: pictures where the input is images, else a table of text.
+
+    What images are is told by `plot_results`; they may be of any scale. Targets that are maps or images of the inputs'
+    size stand beside them.
+
+    Args:
+        xb: a batch's input, a tensor or anything nested.
+        yb: the targets, or None.
+        max_n: how many rows at most.
+        vocab: names of the classes.
+        columns: images a row of the picture; with maps it is 2.
+        ax: where to draw; by default a new figure.
+    """
+    images = as_images(xb)
+    titles = _texts(yb, max_n, vocab) if yb is not None else []
+    if images is None:
+        texts = _texts(xb, max_n)
+        return _table({"input": texts, **({"target": titles[: len(texts)]} if titles else {})}, [], ax)
+    images = images[:max_n]
+    n, columns = len(images), min(columns, len(images))
+    yb = _alone(yb)
+    maps = as_images(yb)
+    if maps is not None and isinstance(yb, Tensor) and yb.ndim > 2 and maps.shape[1:3] == images.shape[1:3]:
+        most = max(float(yb[:n].max()), 1.0)
+        beside = _coloured(maps[:n]) if yb.is_floating_point() else _of_classes(maps[:n] / most)
+        images, columns = torch.stack([_coloured(images), beside], 1).flatten(0, 1), 2
+        titles = ["input", "target"] + [""] * 2 * (n - 1)
+    return _grid(images, titles, [], columns, ax)
+
+
+def plot_top_losses(
+    images: Any,
+    targets: Any,
+    preds: Any,
+    losses: Tensor,
+    *,
+    vocab: Sequence[str] | None = None,
+    columns: int = 4,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Rows with target, prediction and loss above each: pictures, or a table where the input is no images.
+
+    Args:
+        images: the inputs; what images are is told by `plot_results`. Of maps each row has three pictures.
+        targets: the targets.
+        preds: the answers in the form of the targets; or probabilities, float (rows, classes), for targets that are
+            classes, (rows,): then the class with the highest is the answer, and its probability is said too.
+        losses: (rows,).
+        vocab: names of the classes.
+        columns: images a row of the picture.
+        ax: where to draw; by default a new figure.
+    """
+    n = len(losses)
+    targets, preds, said = _alone(targets), _alone(preds), [""] * n
+    if _are_probabilities(preds, targets):
+        best = preds.detach().cpu().float().max(dim=1)
+        preds, said = best.indices, [f", p {share:.2f}" for share in best.values.tolist()]
+    numbers = [f"{loss:.3g}" for loss in losses.detach().cpu().float().tolist()]
+    answers, wanted = (_texts(part, n, vocab) for part in (preds, targets))
+    wrong, shown = _wrong(targets, preds, n), as_images(images)
+    if shown is None:
+        named = {"input": _texts(images, n), "target": wanted, "prediction": answers, "loss": numbers}
+        if any(said):
+            named["probability"] = [text.removeprefix(", p ") for text in said]
+        return _table(named, wrong, ax)
+    if (maps := _as_maps(shown[:n], targets, preds, n)) is not None:
+        shown, titles = maps
+        titles[2::3] = [f"{text}, loss {loss}" for loss, text in zip(numbers, titles[2::3], strict=True)]
+        return _grid(shown, titles, [], 3, ax)
+    rows = zip(wanted, answers, numbers, said, strict=True)
+    titles = [f"{target} → {answer}\nloss {loss}{share}" for target, answer, loss, share in rows]
+    ax = _grid(shown[:n], titles, wrong, min(columns, n), ax)
+    ax.set_title(f"target → prediction, loss{', probability' if any(said) else ''}", pad=12)
     return ax
+
+
+def _are_probabilities(preds: Any, targets: Any) -> bool:
+    if not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
+        return False
+    if targets.is_floating_point() or not preds.is_floating_point():
+        return False
+    return preds.ndim == 2 and preds.shape[1] > 1 and targets.numel() == len(preds)
+
+
+def _grid(images: Tensor, titles: Sequence[str], wrong: Sequence[bool], columns: int, ax: "Axes | None") -> "Axes":
+    """Images in a grid, in a figure as large as they need."""
+    lines = 1 + max((title.count("\n") for title in titles), default=0)
+    size = 2.0 * columns, (2.0 + 0.2 * lines) * math.ceil(len(images) / columns)
+    return plot_images(images, titles, wrong=wrong, columns=columns, ax=new_axes(ax, size))
 
 
 def as_images(inputs: Any) -> Tensor | None:
     """A batch's input as images, (batch, height, width) or (batch, height, width, 3) in [0, 1]; None for no images."""
-    while isinstance(inputs, (tuple, list)) and len(inputs) == 1:
-        inputs = inputs[0]
+    inputs = _alone(inputs)
     if not isinstance(inputs, Tensor) or inputs.ndim not in (2, 3, 4) or inputs.is_complex():
         return None
     images = inputs.detach().cpu().float()
@@ -88,15 +182,20 @@ def as_images(inputs: Any) -> Tensor | None:
     return images if min(sides) >= LEAST_SIDE else None
 
 
+def _alone(value: Any) -> Any:
+    """What is alone in a tuple or a list, else the value."""
+    while isinstance(value, (tuple, list)) and len(value) == 1:
+        value = value[0]
+    return value
+
+
 def _as_maps(images: Tensor, targets: Any, answers: Any, n: int) -> tuple[Tensor, list[str]] | None:
     """Inputs, targets and answers in turn, (3 · n, height, width, 3) in [0, 1], and titles; None if these are no maps.
 
     Of classes each has a colour of its own, the same in target and answer, and the share of pixels that are right is
     said.
     """
-    targets, answers = (
-        part[0] if isinstance(part, (tuple, list)) and len(part) == 1 else part for part in (targets, answers)
-    )
+    targets, answers = _alone(targets), _alone(answers)
     wanted, said = as_images(targets), as_images(answers)
     sides = images.shape[1:3]
     if wanted is None or said is None or wanted.shape != said.shape or wanted.shape[1:3] != sides:
@@ -172,22 +271,20 @@ def _wrong(targets: Any, answers: Any, n: int) -> list[bool]:
     return differs
 
 
-def _table(rows: list[list[str]], wrong: Sequence[bool], ax: "Axes | None") -> "Axes":
-    from matplotlib import pyplot
-
-    headings = ["input", "target", "prediction"]
-    if ax is None:
-        letters = sum(max(map(len, column)) + 4 for column in zip(headings, *rows, strict=True))
-        size = max(4.0, LETTER_INCHES * letters), 0.5 + 0.3 * len(rows)
-        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
+def _table(named: Mapping[str, list[str]], wrong: Sequence[bool], ax: "Axes | None") -> "Axes":
+    """Columns of text by their headings; the prediction of a row that is `wrong` in a colour of its own."""
+    columns = [[heading, *texts] for heading, texts in named.items()]
+    letters = sum(max(map(len, column)) + 4 for column in columns)
+    ax = new_axes(ax, (max(4.0, LETTER_INCHES * letters), 0.2 + 0.3 * len(columns[0])))
     ax.set_axis_off()
+    headings, *rows = zip(*columns, strict=True)
     table = ax.table(rows, colLabels=headings, loc="center", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(9)
-    table.auto_set_column_width([0, 1, 2])
+    table.auto_set_column_width(list(range(len(columns))))
     for i, marked in enumerate(wrong):
         if marked:
-            table[i + 1, 2].get_text().set_color("#D55E00")
+            table[i + 1, headings.index("prediction")].get_text().set_color(ORANGE)
     for cell in table.get_celld().values():
         cell.set_edgecolor("#DDDDDD")
     return ax
