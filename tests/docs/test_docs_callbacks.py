@@ -1,23 +1,15 @@
-"""docs/callbacks.md: its code runs in its order, and its tables are those of the classes."""
+"""docs/callbacks.md: its tables are those of the classes."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from doc_pages import ROOT
 
 import minilearn.all
 from minilearn.callback import EVENTS, Callback
 from minilearn.step import IN_STEP
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGE = (DOCS / "callbacks.md").read_text()
-
-
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+PAGE = (ROOT / "docs" / "callbacks.md").read_text()
 
 
 def rows(header: str) -> list[list[str]]:
@@ -38,32 +30,6 @@ EXPORTED: dict[str, type[Callback]] = {
 }
 LIBRARY = {cls.__name__: cls for cls in EXPORTED.values() if cls is not Callback}
 TABLE = {quoted(cells[0])[0]: cells for cells in rows("callback")}
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Batches are too small to gain by more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_code_runs_in_its_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)  # it writes a log
-    assert len(blocks()) >= 4
-    names: dict[str, Any] = {}
-    for block in blocks():
-        exec(block, names)
-    assert (
-        "before_fit: TrainEval, DevicePlacement, Preflight, Recorder, ProgressCallback, Divergence"
-        in capsys.readouterr().out
-    )
-    again = names["LargestGradient"]()
-    again.load_state_dict(names["gradients"].state_dict())
-    assert again.largest == names["gradients"].largest
 
 
 def test_every_event_is_in_the_table_in_its_order() -> None:
@@ -108,15 +74,3 @@ def test_first_rows_are_the_default_ones() -> None:
 
     assert list(TABLE)[: len(DEFAULT_CALLBACKS)] == [cls.__name__ for cls in DEFAULT_CALLBACKS]
     assert [name for name, cells in TABLE.items() if "default" in cells[1]] == list(TABLE)[: len(DEFAULT_CALLBACKS)]
-
-
-def test_links_lead_to_files_and_headings() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", PAGE) if "://" not in target]
-    assert targets
-    for target in targets:
-        file, _, heading = target.partition("#")
-        text = (DOCS / file).read_text() if file else PAGE
-        found = {
-            re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)
-        }
-        assert not heading or heading in found
