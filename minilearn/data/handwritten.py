@@ -96,7 +96,7 @@ def mnist_sample(path: str | Path | None = None) -> Split:
 def digits() -> Split:
     """1,797 handwritten digits of 8×8 pixels that come with minilearn, enlarged to 28×28: MNIST's stand-in offline.
 
-    Every fifth is kept for validation: 1,437 to train on, 360 to validate on.
+    Every fifth is kept for validation: 1,438 to train on, 359 to validate on.
 
     Returns:
         Pixels float32 (rows, 784) in [0, 1]; classes int64 (rows,).
