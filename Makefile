@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 BIN = $(VENV)/bin
+SITE = $(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench bench-quick bench-gpu faults clean
+.PHONY: demo test check docs docs-short bench bench-quick bench-gpu faults clean
 
 demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
 	$(BIN)/python examples/mnist_sample.py --out out
@@ -18,6 +19,12 @@ check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs  ## the site in docs/_build/html, warnings are errors; runs all examples, needs MNIST
+	$(SITE)
+
+docs-short: $(VENV)/.docs  ## the same with the examples in their short form
+	MINILEARN_EXAMPLES=short $(SITE)
 
 bench: $(VENV)/.bench  ## all benchmarks, other frameworks among them; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
@@ -36,7 +43,7 @@ faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,
 	$(BIN)/python benchmarks/checkpoints.py
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out docs/_build docs/gallery
 
 $(VENV)/.run: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,4 +57,8 @@ $(VENV)/.bench: $(VENV)/.run
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) --editable '.[docs]'
 	touch $@

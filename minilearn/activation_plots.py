@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from minilearn.plots import BLUE, GREEN, ORANGE, _axes, _tidy
+from minilearn.plots.ground import BLUE, GREEN, ORANGE, new_axes, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def draw_layer_stats(
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-    ax = _axes(ax, (12, 3))
+    ax = new_axes(ax, (12, 3))
     ax.set_axis_off()
     ax.set_title(title, pad=22)
     panels = (("mean", means, BLUE), ("standard deviation", stds, ORANGE), ("near zero", shares, GREEN))
@@ -46,7 +46,7 @@ def draw_layer_stats(
         if figures is shares:
             panel.set_ylim(0, 1)
             panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-        _tidy(panel)
+        tidy(panel)
     return ax
 
 
@@ -71,7 +71,7 @@ def draw_histograms(
     """
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    ax = _axes(ax, inches)
+    ax = new_axes(ax, inches)
     step = (batches[-1] - batches[0]) / max(len(batches) - 1, 1) or 1.0
     edges = (batches[0] - step / 2, batches[-1] + step / 2, *span)
     picture = ax.imshow(logs.numpy(), origin="lower", aspect="auto", extent=edges, cmap="viridis", interpolation="none")
@@ -94,10 +94,10 @@ def draw_histogram(
         title: a text above.
         ax: where to draw.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     width = (span[1] - span[0]) / len(counts)
     ax.bar([span[0] + i * width for i in range(len(counts))], list(counts), width, align="edge", color=BLUE)
     ax.set(xlabel="activation", ylabel="count", title=title, xlim=span)
     ax.yaxis.set_major_formatter("{x:,.0f}")
-    _tidy(ax)
+    tidy(ax)
     return ax

@@ -219,6 +219,8 @@ from minilearn.optim import (
     ranger,
 )
 from minilearn.plots import (
+    plot_descent,
+    plot_histogram,
     plot_images,
     plot_loss,
     plot_lr_find,
@@ -275,8 +277,8 @@ __all__ = [
     "default_device", "digits", "digits_sample", "dummy_eval", "error_rate", "exp_rmspe", "first", "has_params",
     "hook_output", "hook_outputs", "import_weights", "layer_info", "load_exported", "load_model", "mae", "minimum",
     "mnist", "mnist_loss", "mnist_sample", "model_sizes", "mse", "msle", "nn", "np", "num_features_model", "optim",
-    "params", "partial", "perplexity", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics", "plot_optimizers",
-    "plot_sched", "plt", "ranger", "rmse", "save_model", "save_picture", "set_bn_eval", "set_seed", "show_image",
-    "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch",
-    "total_params", "trainable_params", "untar_data", "valley",
+    "params", "partial", "perplexity", "plot_descent", "plot_histogram", "plot_images", "plot_loss", "plot_lr_find",
+    "plot_metrics", "plot_optimizers", "plot_sched", "plt", "ranger", "rmse", "save_model", "save_picture",
+    "set_bn_eval", "set_seed", "show_image", "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device",
+    "to_np", "top_k_accuracy", "torch", "total_params", "trainable_params", "untar_data", "valley",
 ]  # fmt: skip

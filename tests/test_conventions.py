@@ -108,6 +108,7 @@ ROOM_ORDER = {
         "divergence",
         "__init__",
     ],
+    "plots": ["ground", "curves", "images", "descent", "__init__"],
     "preflight": ["finding", "kinds", "batch", "data", "model", "page", "__init__"],
     "vision": ["compat", "__init__"],
 }
