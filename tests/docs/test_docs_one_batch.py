@@ -10,8 +10,7 @@ import pytest
 from minilearn.callback import CancelException
 from minilearn.loop import Loop
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGE = (DOCS / "one-batch.md").read_text()
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "one-batch.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 LINKS = re.findall(r"\[`(\w+)`\]\(\.\./minilearn/loop\.py#L(\d+)-L(\d+)\)", PAGE)
 
