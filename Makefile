@@ -7,13 +7,16 @@ BIN = $(VENV)/bin
 SITE = $(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check docs docs-short bench bench-quick bench-gpu faults clean
+.PHONY: demo test examples check docs docs-short bench bench-quick bench-gpu faults clean
 
 demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
 	$(BIN)/python examples/mnist_sample.py --out out
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+examples: $(VENV)/.dev  ## every lesson in full, each held to the figure that it states; MINILEARN_DATA names MNIST's folder
+	MINILEARN_EXAMPLES=full $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/examples
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .
