@@ -47,3 +47,10 @@ def parts(page: str) -> list[Counter[str]]:
         Counter(re.findall(r"`[^`]+`|^- |^\|", part, re.MULTILINE))
         for part in re.split(r"^#+ ", "\n".join(split(page)[1]), flags=re.MULTILINE)
     ]
+
+
+def test_lessons_are_the_examples() -> None:
+    listed = re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(
+        path.name for path in (ROOT / "examples").glob("*.py") if path.stem != "command_line"
+    )
