@@ -66,7 +66,7 @@ def missing_in_script(given: list[str]) -> str | None:
     for name in re.findall(r"^from (\w+) import", text, re.MULTILINE):  # where the options of several are
         beside = script.parent / f"{name}.py"
         text += beside.read_text() if beside.exists() else ""
-    options = [word.partition("=")[0] for word in given[1:] if word.startswith("-")]
+    options = [word.partition("=")[0] for word in given[1:] if word.startswith("-") and word != "--help"]
     return next((f"{given[0]} has no {option}" for option in options if f'"{option}"' not in text), None)
 
 

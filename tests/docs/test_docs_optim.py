@@ -62,7 +62,7 @@ def every_digit() -> Split:
     return mnist()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Batches are too small to gain by more."""
     before = torch.get_num_threads()
@@ -203,7 +203,7 @@ def test_run_is_the_one_that_the_page_describes() -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_optimizer_reaches_its_accuracy_on_mnist(name: str, mnist_root: Path, one_thread: None) -> None:
+def test_optimizer_reaches_its_accuracy_on_mnist(name: str, mnist_root: Path) -> None:
     assert EXAMPLE.train(name, every_digit(), seed=0) >= float(TABLE[name][3].removesuffix("%")) / 100
 
 
