@@ -5,8 +5,8 @@
 Two layers of convolutions and three of sums, 61,706 parameters, reach at least 0.989 of MNIST's 10,000 test images in
 five epochs of stochastic gradient descent with momentum and one cycle. Then it learns from 10,000 images alone, without
 a penalty, with L1 and with L2: L1 brings at least a third of the weights next to zero, and about as many images are
-right. About 90 seconds on two cores. Leaves the picture lenet.png. With --short it learns from 10,000 images for two epochs, to at least 0.90 of
-2,000 test images, and the three from 2,000.
+right. About 90 seconds on two cores. Leaves the picture lenet.png. With --short it learns from 10,000 images for two
+epochs, to at least 0.90 of 2,000 test images, and the three from 2,000.
 """
 
 import sys
