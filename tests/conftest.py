@@ -18,6 +18,11 @@ collect_ignore_glob = ["fastai_reference/record_*.py"]  # run by hand, beside fa
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what is to run beside it deaf to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("MPLBACKEND", "Agg")
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a process a core: more threads than cores wait for each other, ten times as long
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests run
+    torch.set_num_threads(1)
 if os.environ.get("MINILEARN_DATA"):  # tests run programs in other folders
     os.environ["MINILEARN_DATA"] = str(Path(os.environ["MINILEARN_DATA"]).resolve())
 
