@@ -8,6 +8,8 @@ of a valley so flat that the steps hardly move along it. With standardised input
 seconds on two cores and leaves the picture linear_regression.png. --short is the same, as it is short already.
 """
 
+import sys
+
 from command_line import options
 
 from minilearn.all import *  # noqa: F403
@@ -15,8 +17,7 @@ from minilearn.surfaces import Surface
 
 RATE, STEPS = 0.0001, 1000
 STANDARD_RATE, STANDARD_STEPS = 0.3, 20
-Place = tuple[float, float]
-"""A line, as its w and b."""
+Place = tuple[float, float]  # a line, as its w and b
 
 # ---- by hand ----
 
@@ -77,7 +78,7 @@ def main() -> None:
     args = options(__doc__).parse_args()
     torch.set_num_threads(1)
 
-    x, y = np.genfromtxt(Path(__file__).with_name("points.csv"), delimiter=",", unpack=True)
+    x, y = np.genfromtxt(Path(sys.argv[0]).with_name("points.csv"), delimiter=",", unpack=True)
     best = best_line(x, y)
     path = compare("", x, y, RATE, STEPS)
     print(f"best error: {error(best, x, y):.6f} by the formula")
@@ -135,8 +136,7 @@ def draw_surface(x: np.ndarray, y: np.ndarray, path: list[Place], window: tuple,
 
     def above_best(points: Tensor) -> Tensor:
         w, b = points.double().unsqueeze(-2).unbind(-1)  # (…, 1) each
-        errors = ((w * torch.from_numpy(x) + b - torch.from_numpy(y)) ** 2).mean(-1)
-        return errors - error(best, x, y)
+        return ((w * torch.from_numpy(x) + b - torch.from_numpy(y)) ** 2).mean(-1) - error(best, x, y)
 
     surface = Surface(title, above_best, (best,), window, path[0], log_levels=True)
     plot_descent(path, surface, window=window, ax=ax)
