@@ -35,7 +35,7 @@ from minilearn.step import CompiledSteps
 from minilearn.tensors import shape_text
 
 OF_A_BATCH = ("xb", "yb", "output", "pred", "loss", "_loss_grad")
-OF_A_PART = ("dl", "iter", "n_iter")
+OF_A_PART = ("dl", "iter", "n_iter", "_with_loss")
 
 
 class Loop:
@@ -58,6 +58,7 @@ class Loop:
     loss: Tensor
     iter: int
     n_iter: int | None
+    _with_loss = True  # False where predictions alone are asked for
 
     def __init__(self) -> None:
         self.cbs: list[Callback] = []
@@ -110,8 +111,8 @@ class Loop:
             self.opt.zero_grad()  # those of a batch that was cut short
         self.event("after_train")
 
-    def _validate(self, dl: Any) -> None:
-        self._begin_part(dl, training=False)
+    def _validate(self, dl: Any, *, with_loss: bool = True) -> None:
+        self._begin_part(dl, training=False, with_loss=with_loss)
         with torch.no_grad():
             try:
                 self.event("before_validate")
@@ -146,7 +147,7 @@ class Loop:
             done = self.compiled and self.compiled.run(self)  # with compile=True, all at once; then come the events
             self.pred = done[0] if done else self._predict(batch)
             self.event("after_pred")
-            if self.yb or "output" in self.__dict__:
+            if self._with_loss and (self.yb or "output" in self.__dict__):
                 self.loss = done[1] if done else self._loss(self.pred)
             self.event("after_loss")
             if self.training:
@@ -277,14 +278,14 @@ class Loop:
     def build_handlers(self) -> None:
         """Looks up, for each event, the methods of just those callbacks that define it."""
         self.cbs.sort(key=lambda cb: cb.order)
-        everywhere = {
-            event: [getattr(cb, event) for cb in self.cbs if hasattr(type(cb), event)]
-            for event in EVENTS
-            if any(hasattr(type(cb), event) for cb in self.cbs)
-        }
+        everywhere: dict[str, list[Any]] = {}
+        for cb in self.cbs:
+            for event in EVENTS:
+                if hasattr(type(cb), event):
+                    everywhere.setdefault(event, []).append(getattr(cb, event))
         self._handlers_of = {
             training: {
-                event: [h for h in handlers if event not in IN_BATCH or _runs(h, training)]
+                event: [h for h in handlers if _runs(h, training)] if event in IN_BATCH else handlers
                 for event, handlers in everywhere.items()
             }
             for training in (True, False)
@@ -293,8 +294,8 @@ class Loop:
 
     # ---- the frame around it ----
 
-    def _begin_part(self, dl: Any, *, training: bool) -> None:
-        self.dl, self.training = dl, training
+    def _begin_part(self, dl: Any, *, training: bool, with_loss: bool = True) -> None:
+        self.dl, self.training, self._with_loss = dl, training, with_loss
         self.n_iter, self._begin = length(dl), None
         self._to_model = targets_taken(self.model) if self.loss_func is None else ()
         self._forget(*OF_A_BATCH, "iter")

@@ -56,16 +56,19 @@ class ManagedLoop(Loop):
             del c.learn
         return self
 
-    def rest_cb(self, cb: Callback) -> None:
-        """Calls a callback no more in this part of the fit, training or validation: its work is done, it costs nothing.
+    def rest_cb(self, cb: Callback, *events: str) -> None:
+        """Calls a callback no more in this part of the epoch, training or validation: it has nothing to do there.
 
-        But for `cleanup_fit`. It is called again from the next fit on, and where callbacks are added or removed.
+        Args:
+            cb: the callback, which is called again from the next part on.
+            events: at which events; by default at all but `cleanup_fit`.
         """
-        for event, handlers in self._handlers.items():
-            if event != "cleanup_fit":  # a list of its own: this one may be gone through just now
-                self._handlers[event] = [
-                    handler for handler in handlers if getattr(handler, "__self__", None) is not cb
-                ]
+        self._handlers = {  # a table of its own: the old one may be gone through just now
+            event: [h for h in handlers if getattr(h, "__self__", None) is not cb]
+            if (event in events if events else event != "cleanup_fit")
+            else handlers
+            for event, handlers in self._handlers.items()
+        }
 
     def remove_cbs(self, cbs: Callbacks) -> Self:
         """Removes callbacks, one or several."""

@@ -130,7 +130,7 @@ class PredictingLoop(ScheduledFits, ABC):
             )
         gather = GatherPreds(
             with_input, with_loss, save_preds, save_targs, with_preds, with_targs, concat_dim,
-            act=act, with_decoded=with_decoded, own_act=True, need_loss=False,
+            act=act, with_decoded=with_decoded, own_act=True,
         )  # fmt: skip
         quiet = [
             cb
@@ -139,10 +139,10 @@ class PredictingLoop(ScheduledFits, ABC):
         ]
         with self.resting(quiet), self.validation_context([*callbacks_of(cbs), gather]):
             if self._running:
-                self._validate_aside(loader)
+                self._validate_aside(loader, with_loss=False)
             else:
                 with self._cleaned_up(fitting=False):
-                    self._validate(loader)
+                    self._validate(loader, with_loss=False)
         return tuple(in_rows(part, order, concat_dim) for part in gather.all_tensors())
 
     def predict(self, item: Any, with_input: bool = False) -> tuple[Any, ...]:
@@ -299,13 +299,13 @@ class PredictingLoop(ScheduledFits, ABC):
 
     # ---- beneath ----
 
-    def _validate_aside(self, dl: Any) -> None:
+    def _validate_aside(self, dl: Any, *, with_loss: bool = True) -> None:
         """Validates at the word of a callback, in a fit that goes on afterwards as if nothing had been."""
         names = (*OF_A_BATCH, *OF_A_PART, "training")
         kept = {name: self.__dict__[name] for name in names if name in self.__dict__}
         modes = [(module, module.training) for module in self.model.modules()]
         try:
-            self._validate(dl)
+            self._validate(dl, with_loss=with_loss)
         finally:
             self._forget(*names)
             self.__dict__.update(kept)

@@ -67,7 +67,7 @@ class CompiledSteps:
             self._size = self._sizes.graph_for((loop.xb, loop.yb), loop.training)
         if (
             self._size is None
-            or not loop.yb
+            or not (loop.yb and loop._with_loss)
             or loop.loss_func is None
             or self._in_pieces[loop.training]
             or not self._all_look_on(loop)

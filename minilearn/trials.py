@@ -164,9 +164,9 @@ class TrialLoop(ConvertibleLoop):
         with self._causes_named():
             super()._train()
 
-    def _validate(self, dl: Any) -> None:
+    def _validate(self, dl: Any, *, with_loss: bool = True) -> None:
         with self._causes_named():
-            super()._validate(dl)
+            super()._validate(dl, with_loss=with_loss)
 
     @contextmanager
     def _causes_named(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ def address_of(module: str, name: str) -> str | None:
     try:
         found = inspect.unwrap(found)
         file = Path(inspect.getsourcefile(found) or "").relative_to(ROOT)
+        file.relative_to("minilearn")  # not of a virtual environment in this folder
         line = inspect.getsourcelines(found)[1]
     except (TypeError, ValueError, OSError):
         return None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from minilearn.callback import Callback
 from minilearn.callbacks.train_eval import TrainEval
+from minilearn.data.loader import DataLoader
 from minilearn.optim import Optimizer
 from minilearn.tensors import default_device, existing_device, shape_text, to_device
 
@@ -42,8 +43,12 @@ class DevicePlacement(Callback):
                     dtype = p.dtype if ours else value.dtype
                     state[name] = value.to(p.device, dtype)
 
+    def before_train(self) -> None:
+        self._rest_where_idle()
+
     def before_validate(self) -> None:
         self._place_model()
+        self._rest_where_idle()
 
     def before_batch(self) -> None:
         learn = self.learn
@@ -54,6 +59,13 @@ class DevicePlacement(Callback):
 
     def cleanup_fit(self) -> None:
         self._move = None  # the room that it keeps on the device
+
+    def _rest_where_idle(self) -> None:
+        """Nothing is to be done to rows that are cut from tensors on the CPU, where they are to be, as they are."""
+        columns = self.dl.columns if isinstance(self.dl, DataLoader) else None
+        on_cpu = self._move is not None and self._move.device.type == "cpu"
+        if on_cpu and columns and not self.dls.batch_tfms and all(column.is_cpu for column in columns):
+            self.learn.rest_cb(self, "before_batch")
 
     def _transformed(self, xb: Any) -> tuple[Tensor]:
         if not isinstance(xb, tuple) or len(xb) != 1 or not isinstance(xb[0], Tensor):

@@ -41,7 +41,6 @@ class GatherPreds(Callback):
         act: what to make of the predictions, on their device, batch by batch; nothing by default.
         with_decoded: keep the answers too, `decoded`: what the loss's `decodes` makes of the predictions.
         own_act: the loss's activation is taken where there is no `act`.
-        need_loss: whether the batch's loss is computed, for other callbacks; `get_preds` needs none.
     Raises:
         TypeError: `act` is no function.
         ValueError: `save_preds` and `save_targs` are the same file, or are to be joined along another axis than 0.
@@ -72,14 +71,13 @@ class GatherPreds(Callback):
         act: Callable[[Any], Any] | None = None,
         with_decoded: bool = False,
         own_act: bool = False,
-        need_loss: bool = True,
     ) -> None:
         self.with_input, self.with_loss, self.with_decoded = with_input, with_loss, with_decoded
         self.with_preds, self.with_targs = with_preds or save_preds is not None, with_targs or save_targs is not None
         self.concat_dim = whole("concat_dim", concat_dim)
         if act is not None and not callable(act):
             raise TypeError(f"act must be a function of predictions, such as torch.sigmoid, got {describe(act)}")
-        self.act, self.own_act, self.need_loss = act, own_act, need_loss
+        self.act, self.own_act = act, own_act
         self.save_preds = None if save_preds is None else Path(save_preds)
         self.save_targs = None if save_targs is None else Path(save_targs)
         if concat_dim and (save_preds is not None or save_targs is not None):
@@ -90,7 +88,6 @@ class GatherPreds(Callback):
             )
         self._parts: dict[str, Nested] = {}
         self._inputs: Any = None
-        self._targets: tuple[Any, ...] | None = None
         self._loss_func: Any = None
         self._made: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
 
@@ -128,17 +125,12 @@ class GatherPreds(Callback):
             "losses": Nested(lambda name: InMemory(rows, batches)),
         }
 
+        if not self.with_input:
+            self.learn.rest_cb(self, "before_batch")
+
     def before_batch(self) -> None:
         if self.with_input:
             self._inputs = cloned(self.xb)  # the model may change its input in place
-        if not self.need_loss:
-            self._targets, self.learn.yb = self.yb, ()
-
-    def after_loss(self) -> None:
-        self._give_back()
-
-    def after_cancel_batch(self) -> None:
-        self._give_back()
 
     def after_batch(self) -> None:
         learn, parts = self.learn, self._parts
@@ -175,11 +167,7 @@ class GatherPreds(Callback):
         """Lets go of a validation that did not come to its end."""
         for part in self._parts.values():
             part.discard()
-        self._parts, self._inputs, self._targets = {}, None, None
-
-    def _give_back(self) -> None:
-        if self._targets is not None:
-            self.learn.yb, self._targets = self._targets, None
+        self._parts, self._inputs = {}, None
 
     def _begin(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         """Activation and decoding by the Learner's loss; before it has one, by that which follows from the batch."""
