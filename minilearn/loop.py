@@ -195,7 +195,9 @@ class Loop:
         except Exception as error:
             explain_model(error, self.model, self.xb, batch)
             raise
-        if output.__class__ is not Tensor and self.loss_func is None and own_loss(output) is not None:
+        if output.__class__ is Tensor:
+            return output
+        if self.loss_func is None and own_loss(output) is not None:
             self.output = output
         return prediction_of(output)
 

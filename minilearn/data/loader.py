@@ -26,6 +26,8 @@ from minilearn.tensors import existing_device
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CUT_AT_ONCE = 64
+"""Into how many batches lent rows are cut by one call: each costs a microsecond less."""
 MOST_WORKERS = 8
 """How many processes ``num_workers="auto"`` starts at most: each holds the dataset's objects and two batches."""
 
@@ -190,10 +192,11 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             yield from whole_batches
             return
         n, bs = len(columns[0]), self.batch_size or 1
+        n -= n % bs if self.drop_last else 0
         before = [column._version for column in columns]
-        for start in range(bs, n - n % bs if self.drop_last else n, bs):
-            batch = tuple([column[start : start + bs] for column in columns])
-            yield batch[0] if bare else batch
+        for start in range(bs, n, bs * CUT_AT_ONCE):
+            parts: list[Any] = [column[start : min(start + bs * CUT_AT_ONCE, n)].split(bs) for column in columns]
+            yield from parts[0] if bare else zip(*parts, strict=True)
         if [column._version for column in columns] != before:
             raise ValueError(
                 "rows of the data set were changed in place: a model or a callback that changes a batch so must do it"
