@@ -195,7 +195,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         n -= n % bs if self.drop_last else 0
         before = [column._version for column in columns]
         for start in range(bs, n, bs * CUT_AT_ONCE):
-            parts: list[Any] = [column[start : min(start + bs * CUT_AT_ONCE, n)].split(bs) for column in columns]
+            cut = [column[start : min(start + bs * CUT_AT_ONCE, n)] for column in columns]
+            parts: list[Any] = [torch.split(rows, bs) for rows in cut]
             yield from parts[0] if bare else zip(*parts, strict=True)
         if [column._version for column in columns] != before:
             raise ValueError(
