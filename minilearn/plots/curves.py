@@ -118,10 +118,12 @@ def plot_metrics(
     ax = new_axes(ax)
     for (name, figures), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
         known = [math.nan if figure is None else figure for figure in figures]
-        label = f"{name}: {known[-1]:.4f} at the end" if known else name
+        label = f"{name}: {known[-1]:.4g} at the end" if known else name
         ax.plot(list(epochs), known, marker="o", markersize=5, color=colour, linewidth=1.8, label=label)
     ax.set(xlabel="epoch", ylabel=ylabel, title="after each epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epochs) == 1:
+        ax.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)  # around a single point the axis would show fractions of an epoch
     ax.legend(frameon=False)
     tidy(ax)
     return ax

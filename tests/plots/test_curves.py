@@ -55,8 +55,8 @@ def test_moving_average_that_would_not_move_is_refused(smooth: float) -> None:
 def test_metrics_have_a_curve_each_with_its_last_value() -> None:
     ax = plot_metrics([0, 1], {"accuracy": [0.5, 0.75], "other": [None, 1.0]}, ylabel="share")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
-        "accuracy: 0.7500 at the end",
-        "other: 1.0000 at the end",
+        "accuracy: 0.75 at the end",
+        "other: 1 at the end",
     ]
     assert ax.get_ylabel() == "share"
 
@@ -130,3 +130,9 @@ def test_histogram_of_one_tensor_needs_no_legend() -> None:
 def test_histogram_of_nothing_is_refused(values: object, bins: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plot_histogram(values, bins=bins)  # type: ignore[arg-type]
+
+
+def test_a_single_epoch_has_no_fractions_on_its_axis() -> None:
+    ax = plot_metrics([0], {"accuracy": [0.5]})
+    left, right = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if left <= tick <= right] == [0]
