@@ -121,9 +121,7 @@ def plot_metrics(
         label = f"{name}: {known[-1]:.4g} at the end" if known else name
         ax.plot(list(epochs), known, marker="o", markersize=5, color=colour, linewidth=1.8, label=label)
     ax.set(xlabel="epoch", ylabel=ylabel, title="after each epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(epochs) == 1:
-        ax.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)  # around a single point the axis would show fractions of an epoch
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one epoch alone: no fractions of it
     ax.legend(frameon=False)
     tidy(ax)
     return ax
