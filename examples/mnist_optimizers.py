@@ -93,9 +93,7 @@ def picture(reached: dict[str, list[float]], folder: Path) -> Path:
     ax.set(xlabel="share of the validation images right: each run (dot), promised (line)")
     ax.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "mnist_optimizers.png", dpi=110)
-    return folder / "mnist_optimizers.png"
+    return save_picture(figure, folder / "mnist_optimizers.png")
 
 
 if __name__ == "__main__":

@@ -56,9 +56,7 @@ def picture(learn: Learner, data: Split, folder: Path) -> Path:
     plot_metrics(learn.recorder.epochs, {"batch_accuracy": scores}, ylabel="share right", ax=axes["score"])
     plot_images(data.valid_x[shown], titles, wrong=(~right[shown]).tolist(), ax=axes["images"])
     axes["images"].set_title(f"the model's answers, {int((~right).sum())} of {len(right):,} wrong (framed)")
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "mnist_sample.png", dpi=110)
-    return folder / "mnist_sample.png"
+    return save_picture(figure, folder / "mnist_sample.png")
 
 
 def some(chosen: Tensor, n: int = 16) -> Tensor:

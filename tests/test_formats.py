@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from minilearn.tensor_files import FORMAT, UNSIGNED
 
 SAMPLES = Path(__file__).parent / "formats"
 NUMBERS = range(1, FORMAT + 1)
+
+
+@pytest.fixture(autouse=True)
+def threads_of_the_samples() -> Iterator[None]:
+    """The samples were made with two threads: with another number sums round otherwise, which Adam's steps enlarge."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def of_a_newer_format(file: Path) -> None:
