@@ -43,7 +43,8 @@ class MixedPrecision(Callback):
 
     With ``compile=True`` the model is compiled under autocast, the rest of the step is carried out as it is.
 
-    A batch costs about 11 µs on a CPU; with float16 115 µs for 20 small parameters, and a pass over the gradients.
+    On a CPU whose cores compute in float32 alone a batch of ten small layers takes 1.9 ms longer for its casts, with
+    float16 1.2 ms; large layers win where there are cores for them.
 
     Args:
         amp_mode: "bf16", "fp16", an `AMPMode`, or one of torch's dtypes; by default bfloat16 where the device computes
