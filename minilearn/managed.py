@@ -60,7 +60,7 @@ class ManagedLoop(Loop):
         """Calls a callback no more in this part of the epoch, training or validation: it has nothing to do there.
 
         Args:
-            cb: the callback, which is called again from the next part on.
+            cb: the callback, which is called again from the next part on, and where callbacks are added or removed.
             events: at which events; by default at all but `cleanup_fit`.
         """
         self._handlers = {  # a table of its own: the old one may be gone through just now
