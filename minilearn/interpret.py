@@ -163,8 +163,8 @@ class ClassificationInterpretation(Interpretation):
         targets, decoded = self._targets_and_answers()
         n = len(self.vocab)
         for name, part in (("target", targets), ("answer", decoded)):
-            if len(part) and not 0 <= int(part.min()) <= int(part.max()) < n:
-                raise ValueError(f"a {name} is {int(part.max())}, and there are {n} classes: set learn.dls.vocab")
+            if len(odd := part[(part < 0) | (part >= n)]):
+                raise ValueError(f"a {name} is {int(odd[0])}, and there are {n} classes: set learn.dls.vocab")
         return torch.bincount(targets * n + decoded, minlength=n * n).reshape(n, n).numpy()
 
     def plot_confusion_matrix(

@@ -223,3 +223,11 @@ def test_names_that_are_too_few_are_an_error() -> None:
     learn.dls.vocab = ["a", "b"]
     with pytest.raises(ValueError, match=r"a target is 2, and there are 2 classes: set learn.dls.vocab"):
         ClassificationInterpretation.from_learner(learn).confusion_matrix()
+
+
+def test_a_class_below_zero_is_named() -> None:
+    learn = Learner([[(torch.eye(2), torch.tensor([0, 1]))]], nn.Identity(), F.cross_entropy)
+    found = ClassificationInterpretation(learn, [(torch.eye(2), torch.tensor([0, 1]))], torch.zeros(2))
+    found._answers = torch.tensor([-1, 1]), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="a target is -1, and there are 2 classes"):
+        found.confusion_matrix()
