@@ -107,8 +107,8 @@ def run_apart(page: Path, folder: Path) -> None:
 
 
 def apart(folder: Path, *command: str) -> str:
-    """What a Python program prints that is run in `folder`."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "KERAS_HOME": str(folder)}  # Keras writes a file of settings there
+    """What a Python program prints that is run in `folder`, where Keras keeps its settings, too."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "KERAS_HOME": str(folder)}
     done = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -117,15 +117,12 @@ def apart(folder: Path, *command: str) -> str:
 def warnings_of_others_aside() -> None:
     """Warnings are errors, but for those that other packages mean for each other, and advice that depends on the cores."""
     warnings.simplefilter("error")
-    for category in (
-        DeprecationWarning,
-        FutureWarning,
-    ):  # Lightning 2.6.6 and Keras 3.15.1, of torch 2.13 and numpy 2.4
-        warnings.simplefilter("ignore", category)
+    # Lightning 2.6.6 calls what torch 2.13 gives up, Keras 3.15.1 what numpy 2.4 does
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)
     warnings.filterwarnings("error", module=r"(__main__|minilearn\b)")
-    warnings.filterwarnings(
-        "ignore", r"The '\w+' does not have many workers"
-    )  # Lightning, where there are three or more
+    # Lightning advises so where there are three cores or more
+    warnings.filterwarnings("ignore", r"The '\w+' does not have many workers")
 
 
 def carry_out(block: Block, page: Path, program: ModuleType) -> str:
