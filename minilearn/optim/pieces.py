@@ -5,6 +5,7 @@ that works number by number is run on the pieces, as fast as on plain parameters
 length, is added up over the processes; what has to be whole is gathered.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -65,6 +66,11 @@ def own_piece(whole: Tensor, like: Any) -> Tensor:
     return whole
 
 
+def piece_for(value: Tensor, like: Tensor) -> Tensor:
+    """This process's piece of a value that is sharded like another tensor, or whole."""
+    return piece_of(value) if is_sharded(value) else own_piece(value, like)
+
+
 class Pieces(Tensors):
     """This process's pieces of tensors, `of`, some or all of which are sharded."""
 
@@ -96,6 +102,19 @@ class Pieces(Tensors):
             dist.all_reduce(part, op, group=mesh.get_group(dim))
             numbers = numbers.index_copy(0, torch.tensor(places, device=numbers.device), part.to(numbers.device))
         return numbers
+
+    def total_norm(self, order: float) -> Tensor:
+        """The norm of all numbers of all tensors together, a scalar, from the pieces of them here.
+
+        Args:
+            order: of the norm; ``math.inf`` for the largest number.
+        """
+        if not self:
+            return torch.zeros(())
+        own = torch.stack([torch.linalg.vector_norm(one, order) if one.numel() else one.new_zeros(()) for one in self])
+        largest = order == math.inf
+        of_each = self.summed(own, largest=True) if largest else self.summed(own**order)
+        return of_each.amax() if largest else of_each.sum() ** (1 / order)
 
     def lengths(self, own: Tensor) -> Tensor:
         """The Euclidean length of each whole tensor, (tensors,), from the lengths of its pieces here."""

@@ -44,15 +44,17 @@ def run_checks(file: Path, n: int, folder: Path, names: list[str] | None = None)
         for worker in workers:
             worker.kill()
             worker.wait()
+    lines = [(json.loads(line), rank) for rank in range(n) for line in _lines(folder / f"said{rank}")]
     found: dict[str, str] = {}
-    for rank in range(n):
-        lines = (folder / f"said{rank}").read_text().splitlines() if (folder / f"said{rank}").exists() else []
-        for name, said in map(json.loads, lines):
-            if said or name not in found:
-                found[name] = found.get(name) or (said and f"process {rank} of {n}:\n{said}")
+    for (_, name, said), rank in sorted(lines):  # by time: what others say after the first one is of its absence
+        found[name] = found.get(name) or (said and f"process {rank} of {n}:\n{said}")
     if any(worker.returncode for worker in workers) and not any(found.values()):
         found["the processes"] = "\n".join((folder / f"out{rank}").read_text()[-3000:] for rank in range(n))
     return found
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def _main(file: str, folder: str, *names: str) -> None:
@@ -72,11 +74,11 @@ def _main(file: str, folder: str, *names: str) -> None:
                 getattr(checks, name)()
                 dist.barrier()
             except BaseException:
-                said.write(json.dumps([name, traceback.format_exc()]) + "\n")
+                said.write(json.dumps([time.time(), name, traceback.format_exc()]) + "\n")
                 said.flush()
                 raise
             print(f"{name}: {time.monotonic() - begin:.2f} s", flush=True)
-            said.write(json.dumps([name, ""]) + "\n")
+            said.write(json.dumps([time.time(), name, ""]) + "\n")
             said.flush()
     dist.destroy_process_group()
 
