@@ -21,7 +21,8 @@ from typing import Any
 
 BAR = 0.30
 """The share of one process's memory that a process of four may hold."""
-LAYERS = 16
+LAYERS = 32
+"""Of equal size, each a unit: beside its pieces a process holds about three of them whole in the midst of a step."""
 MB = 1e6
 
 
@@ -107,8 +108,7 @@ def processes(n: int, parameters: int) -> list[dict[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--measure", "--parameters", str(parameters)]
         env = {**os.environ, "WORLD_SIZE": str(n), "STORE": str(Path(folder, "store")), "OMP_NUM_THREADS": "1"}
-        # One piece of memory is handed back as soon as it is free: else the peak is that of the allocator's habits.
-        env["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)
+        env["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # large memory goes back when it is free, else habits are measured
         started = [
             subprocess.Popen(command, env={**env, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
             for rank in range(n)

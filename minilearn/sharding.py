@@ -174,7 +174,7 @@ def sharding_units(model: nn.Module) -> list[nn.Module]:
 
 
 def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.")
+    return type(module) is not nn.Module and type(module).__module__.startswith("torch.nn.")
 
 
 def _is_looked_into(module: nn.Module) -> bool:

@@ -46,7 +46,7 @@ from minilearn.sharding import (
     sharding_units,
 )
 
-RANK, N = dist.get_rank(), dist.get_world_size()
+RANK, N = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 ROWS = 8
 Make = Callable[[Any], torch.optim.Optimizer]
 

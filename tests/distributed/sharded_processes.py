@@ -29,10 +29,9 @@ def run_checks(file: Path, n: int, folder: Path, names: list[str] | None = None)
     command = [sys.executable, "-W", "error", str(Path(__file__)), str(file), str(folder), *(names or [])]
     workers = []
     for rank in range(n):
-        out = (folder / f"out{rank}").open("w")
-        workers.append(
-            subprocess.Popen(command, env={**env, "RANK": str(rank)}, cwd=PACKAGE_ROOT, stdout=out, stderr=out)
-        )
+        with (folder / f"out{rank}").open("w") as out:
+            started = {"env": {**env, "RANK": str(rank)}, "cwd": PACKAGE_ROOT, "stdout": out, "stderr": out}
+            workers.append(subprocess.Popen(command, **started))
     end = time.monotonic() + TIMEOUT_S
     try:
         while any(worker.poll() is None for worker in workers) and time.monotonic() < end:
