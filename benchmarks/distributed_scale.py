@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minilearn.scale import ScalingRow, repeated_blocks, scaling
+from minilearn.scale import ScalingRow, scaling
 
 WAYS = ("ddp", "fsdp", "fsdp, kept")
 MB = 1e6
@@ -46,17 +46,19 @@ def computed(width: int, way: str, processes: int) -> ScalingRow:
         model = network(width)
     strategy: Any = way[:4].rstrip(",")
     reshards = way != "fsdp, kept"
-    return scaling(model, torch.optim.AdamW, (processes,), strategy, reshard_after_forward=reshards).rows[0]
+    blocks = None if strategy == "ddp" else nn.Linear
+    found = scaling(model, torch.optim.AdamW, (processes,), strategy, blocks=blocks, reshard_after_forward=reshards)
+    return found.rows[0]
 
 
 def wrapped(model: nn.Module, way: str) -> nn.Module:
     """The model as torch distributes it."""
     if way == "ddp":
-        return nn.parallel.DistributedDataParallel(model)
+        return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     from torch.distributed.fsdp import fully_shard
 
-    for block in repeated_blocks(model):
-        fully_shard(block, reshard_after_forward=way == "fsdp")
+    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
+        fully_shard(layer, reshard_after_forward=way == "fsdp")
     return fully_shard(model)
 
 

@@ -89,11 +89,11 @@ def scaling(
     devices: Sequence[int] = (1, 8, 64, 1024),
     strategy: Strategy = "ddp",
     *,
-    units: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
+    blocks: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
     reshard_after_forward: bool = True,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = None,
-    gradient_as_bucket_view: bool = False,
+    gradient_as_bucket_view: bool = True,
     bytes_per_s: float = 50e9,
     latency_s: float = 1e-5,
     step_s: float | None = None,
@@ -111,7 +111,7 @@ def scaling(
     module's own parameters stay. So DDP sends 2·S a step, FSDP 3·S, or 2·S where nothing is resharded after the forward
     pass, each times (N - 1)/N and in its own precision.
 
-    DDP holds everything on every device, and the gradients once more in buckets. FSDP holds on each device its share of
+    DDP holds everything on every device; gradients live in its buckets, or lie in them once more. FSDP holds on each device its share of
     the rows (of axis 0) of each parameter, of its gradient and of its state, rounded up: a parameter of fewer rows than
     there are devices takes a row on each, and is sent so. Beside that come, as "working", at most: the parameters that
     are whole for a while, which are the outermost module's own and two units (the one at work and the next, which is
@@ -126,17 +126,18 @@ def scaling(
         opt_func: makes the optimizer, as for a Learner. Its state's size is found by a step on tensors without numbers.
         devices: for how many devices; 1 is training without a strategy.
         strategy: "ddp" or "fsdp".
-        units: the classes of the modules that FSDP gathers one by one (`fully_shard` of each). None: the modules of
+        blocks: the classes of the modules that FSDP gathers one by one, its units. None: the modules of
             which an `nn.Sequential` or an `nn.ModuleList` has at least two of the same class, from the outside in.
         reshard_after_forward: whether FSDP's units let go of their parameters between forward and backward pass.
         param_dtype: the precision in which FSDP's units are gathered and work, None for the parameters' own.
         reduce_dtype: the precision in which FSDP's gradients are sent, None for the one in which units work.
-        gradient_as_bucket_view: whether DDP's gradients live in its buckets, so that there is no copy.
+        gradient_as_bucket_view: whether DDP's gradients live in its buckets, as `Distributed` has it. torch's own default
+            is False: a copy of all gradients.
         bytes_per_s: what one device can send, in bytes a second; 50e9 is a network card of 400 Gbit/s for each.
         latency_s: what a message takes beside its bytes, in seconds.
         step_s: what a step takes on one device without communication, in seconds, for the share of communication.
     Raises:
-        ValueError: an argument is out of its range, the model has parameters whose size is not known yet, or `units`
+        ValueError: an argument is out of its range, the model has parameters whose size is not known yet, or `blocks`
             names no module of it.
         TypeError: a number of devices is no whole number.
     Source: Patarasuk and Yuan 2009 (doi:10.1016/j.jpdc.2008.09.002) for the ring; Rajbhandari et al. 2020
@@ -149,9 +150,9 @@ def scaling(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"no strategy {strategy!r}{did_you_mean(str(strategy), STRATEGIES)}")
-    if strategy == "ddp" and (param_dtype or reduce_dtype or units is not None):
+    if strategy == "ddp" and (param_dtype or reduce_dtype or blocks is not None):
         raise ValueError(
-            'units, param_dtype and reduce_dtype belong to strategy="fsdp": DDP sends gradients as they are'
+            'blocks, param_dtype and reduce_dtype belong to strategy="fsdp": DDP sends gradients as they are'
         )
     counts = [whole("devices", count, 1) for count in devices]
     positive("bytes_per_s", bytes_per_s)
@@ -164,7 +165,7 @@ def scaling(
     if strategy == "ddp":
         cost = partial(_ddp, params, opt_func, model, gradient_as_bucket_view)
     else:
-        groups = list(_unit_params(model, units))
+        groups = list(_unit_params(model, blocks))
         cost = partial(_fsdp, groups, opt_func, model, (param_dtype, reduce_dtype), reshard_after_forward)
     buffers = sum(map(_bytes, model.buffers()))
     rows = tuple(_row(cost(count), count, buffers, bytes_per_s, latency_s, step_s) for count in counts)
@@ -298,14 +299,14 @@ def _whole_for_a_while(sizes: list[tuple[int, int, int]], reshards: bool) -> int
     return max(forward, unit_backward, end)
 
 
-def _unit_params(model: nn.Module, units: Any) -> Iterator[list[nn.Parameter]]:
+def _unit_params(model: nn.Module, blocks: Any) -> Iterator[list[nn.Parameter]]:
     """The outermost module's own parameters, then those of each unit; a shared one is in the first that has it."""
-    if units is None:
+    if blocks is None:
         found = repeated_blocks(model)
     else:
-        found = [module for module in model.modules() if module is not model and isinstance(module, units)]
+        found = [module for module in model.modules() if module is not model and isinstance(module, blocks)]
         if not found:
-            raise ValueError(f"units: {type(model).__name__} has no module of {describe(units)}")
+            raise ValueError(f"blocks: {type(model).__name__} has no module of {describe(blocks)}")
     taken: set[nn.Parameter] = set()
     of_units: list[list[nn.Parameter]] = []
     for module in reversed(found):  # what is inside another one is sharded first, as `fully_shard` asks for

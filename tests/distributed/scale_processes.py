@@ -19,7 +19,12 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minilearn.scale import repeated_blocks
+
+class Layer(nn.Linear):
+    """One that is gathered by itself, as those within a transformer's block are not."""
+
+
+BLOCKS = (nn.TransformerEncoderLayer, Layer)
 
 
 def transformer(layers: int, width: int, vocabulary: int, device: str = "meta") -> nn.Sequential:
@@ -35,12 +40,12 @@ def transformer(layers: int, width: int, vocabulary: int, device: str = "meta") 
 def few_parameters(device: str = "meta") -> nn.Sequential:
     """Three, of which 1,024 processes share none evenly; torch cuts each into 1,024 pieces, which takes long."""
     with torch.device(device):
-        layers = nn.Linear(70, 1030, bias=False), nn.Linear(1030, 70, bias=False)
+        layers = Layer(70, 1030, bias=False), Layer(1030, 70, bias=False)
         return nn.Sequential(nn.Embedding(3000, 70), *layers)
 
 
 def sharded(model: nn.Module, mesh: DeviceMesh, **options: Any) -> nn.Module:
-    for block in repeated_blocks(model):
+    for block in [module for module in model.modules() if isinstance(module, BLOCKS)]:
         fully_shard(block, mesh=mesh, **options)
     return fully_shard(model, mesh=mesh, **options)
 
