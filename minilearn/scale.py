@@ -111,12 +111,12 @@ def scaling(
     module's own parameters stay. So DDP sends 2·S a step, FSDP 3·S, or 2·S where nothing is resharded after the forward
     pass, each times (N - 1)/N and in its own precision.
 
-    DDP holds everything on every device; gradients live in its buckets, or lie in them once more. FSDP holds on each device its share of
-    the rows (of axis 0) of each parameter, of its gradient and of its state, rounded up: a parameter of fewer rows than
-    there are devices takes a row on each, and is sent so. Beside that come, as "working", at most: the parameters that
-    are whole for a while, which are the outermost module's own and two units (the one at work and the next, which is
-    being gathered); the whole gradients of the outermost module and of the unit at work; and the copy of a unit's
-    gradients that is sent.
+    DDP holds everything on every device; gradients live in its buckets, or lie in them once more. FSDP holds on each
+    device its share of the rows (of axis 0) of each parameter, of its gradient and of its state, rounded up: a parameter
+    of fewer rows than there are devices takes a row on each, and is sent so. Beside that come, as "working", at most: the
+    parameters that are whole for a while, which are the outermost module's own and two units (the one at work and the
+    next, which is being gathered); the whole gradients of the outermost module and of the unit at work; and the copy of
+    a unit's gradients that is sent.
 
     Not counted: activations, buffers that DDP sends, what libraries keep for themselves, and that large installations
     may send along trees, with fewer messages. What overlaps with computing costs less time than is said here.
@@ -126,13 +126,13 @@ def scaling(
         opt_func: makes the optimizer, as for a Learner. Its state's size is found by a step on tensors without numbers.
         devices: for how many devices; 1 is training without a strategy.
         strategy: "ddp" or "fsdp".
-        blocks: the classes of the modules that FSDP gathers one by one, its units. None: the modules of
-            which an `nn.Sequential` or an `nn.ModuleList` has at least two of the same class, from the outside in.
+        blocks: the classes of the modules that FSDP gathers one by one, its units. None: the modules of which an
+            `nn.Sequential` or an `nn.ModuleList` has at least two of the same class, from the outside in.
         reshard_after_forward: whether FSDP's units let go of their parameters between forward and backward pass.
         param_dtype: the precision in which FSDP's units are gathered and work, None for the parameters' own.
         reduce_dtype: the precision in which FSDP's gradients are sent, None for the one in which units work.
-        gradient_as_bucket_view: whether DDP's gradients live in its buckets, as `Distributed` has it. torch's own default
-            is False: a copy of all gradients.
+        gradient_as_bucket_view: whether DDP's gradients live in its buckets, as `Distributed` has it; torch's own
+            default is False, a copy of all gradients.
         bytes_per_s: what one device can send, in bytes a second; 50e9 is a network card of 400 Gbit/s for each.
         latency_s: what a message takes beside its bytes, in seconds.
         step_s: what a step takes on one device without communication, in seconds, for the share of communication.
