@@ -13,9 +13,6 @@ processes). The line "sent, as gloo does" counts that in; the line "sent" is the
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from harness import in_processes
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -133,21 +131,10 @@ def process(width: int, ways: list[str]) -> None:
 
 
 def run(processes: int, width: int, ways: Iterable[str] = WAYS, timeout_s: float = 300) -> list[dict[str, Any]]:
-    """The figures of each process, by way.
-
-    Raises:
-        RuntimeError: the processes failed; with the end of what they said.
-    """
-    command = [
-        *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(processes), __file__, "--width", str(width), "--ways", *ways),
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=timeout_s)
-    if done.returncode:
-        raise RuntimeError(f"{processes} processes failed:\n{done.stderr[-3000:]}")
-    figures: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
+    """The figures of each process, by way."""
+    arguments = ("--width", width, "--ways", *ways)
+    found: list[dict[str, Any]] = in_processes(processes, "distributed_scale.py", *arguments, timeout_s=timeout_s)
+    return found
 
 
 def pairs(row: ScalingRow, found: list[dict[str, int]], processes: int) -> list[tuple[str, float, float]]:

@@ -112,8 +112,8 @@ def scaling(
     pass, each times (N - 1)/N and in its own precision.
 
     DDP holds everything on every device; gradients live in its buckets, or lie in them once more. FSDP holds on each
-    device its share of the rows (of axis 0) of each parameter, of its gradient and of its state, rounded up: a parameter
-    of fewer rows than there are devices takes a row on each, and is sent so. Beside that come, as "working", at most: the
+    device its share of the rows (of axis 0) of each parameter, of its gradient and of its state, rounded up: one of
+    fewer rows than there are devices takes a row on each, and is sent so. Beside that come, as "working", at most: the
     parameters that are whole for a while, which are the outermost module's own and two units (the one at work and the
     next, which is being gathered); the whole gradients of the outermost module and of the unit at work; and the copy of
     a unit's gradients that is sent.
