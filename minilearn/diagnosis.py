@@ -1,5 +1,6 @@
 """Where numbers that are not finite come from: a batch carried out once more, with a look at every layer."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from minilearn.graphs import call
+from minilearn.optim.pieces import Pieces, is_sharded, piece_of
 from minilearn.random_states import random_states, set_random_states
 from minilearn.tensors import leaves
 
@@ -82,10 +84,13 @@ def diagnose(
 def weights_are_finite(params: Iterable[Tensor]) -> bool:
     """Whether all numbers of these parameters are finite; one pass over them, and one wait for the device.
 
-    Those that have none (lazy ones, those on the meta device) are passed over.
+    Those that have none (lazy ones, those on the meta device) are passed over. Where some are sharded, all processes
+    have to ask together, and are told the same.
     """
     held = [p for p in params if not is_lazy(p) and not p.is_meta]
     filled = [p.detach() for p in held if p.numel() and p.is_floating_point()]
+    if any(map(is_sharded, filled)):
+        return bool(Pieces([piece_of(p) for p in filled], filled).total_norm(math.inf).isfinite())
     return not filled or bool(nn.utils.get_total_norm(filled, norm_type=float("inf")).isfinite())
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from minilearn.errors import describe, did_you_mean, in_range, positive, whole
+from minilearn.errors import did_you_mean, in_range, positive, whole
 from minilearn.optim import Adam
 from minilearn.optim.foreign import make_optimizer
+from minilearn.sharding import Classes, classes_of, sharding_units
 
 Strategy = Literal["ddp", "fsdp"]
 STRATEGIES = ("ddp", "fsdp")
@@ -89,7 +90,7 @@ def scaling(
     devices: Sequence[int] = (1, 8, 64, 1024),
     strategy: Strategy = "ddp",
     *,
-    blocks: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
+    blocks: Classes | None = None,
     reshard_after_forward: bool = True,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = None,
@@ -126,8 +127,8 @@ def scaling(
         opt_func: makes the optimizer, as for a Learner. Its state's size is found by a step on tensors without numbers.
         devices: for how many devices; 1 is training without a strategy.
         strategy: "ddp" or "fsdp".
-        blocks: the classes of the modules that FSDP gathers one by one, its units. None: the modules of which an
-            `nn.Sequential` or an `nn.ModuleList` has at least two of the same class, from the outside in.
+        blocks: the classes of the modules that FSDP gathers one by one; None for those of
+            `minilearn.sharding.sharding_units`, as training has them.
         reshard_after_forward: whether FSDP's units let go of their parameters between forward and backward pass.
         param_dtype: the precision in which FSDP's units are gathered and work, None for the parameters' own.
         reduce_dtype: the precision in which FSDP's gradients are sent, None for the one in which units work.
@@ -139,7 +140,7 @@ def scaling(
     Raises:
         ValueError: an argument is out of its range, the model has parameters whose size is not known yet, or `blocks`
             names no module of it.
-        TypeError: a number of devices is no whole number.
+        TypeError: a number of devices is no whole number, or `blocks` holds something else than classes of modules.
     Source: Patarasuk and Yuan 2009 (doi:10.1016/j.jpdc.2008.09.002) for the ring; Rajbhandari et al. 2020
         (arXiv:1910.02054) for what is held; Zhao et al. 2023 (arXiv:2304.11277) for FSDP; torch 2.13 for buckets, rows
         rounded up, and which parameters stay.
@@ -171,24 +172,6 @@ def scaling(
     rows = tuple(_row(cost(count), count, buffers, bytes_per_s, latency_s, step_s) for count in counts)
     name = getattr(getattr(opt_func, "func", opt_func), "__name__", type(opt_func).__name__)
     return Scaling(type(model).__name__, sum(p.numel() for p in params), strategy, name, rows)
-
-
-def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The modules of which a Sequential or a ModuleList has at least two of one class: the layers of most networks.
-
-    Modules without parameters are left out, and what is within a module that was found is not looked at.
-
-    >>> [type(block).__name__ for block in repeated_blocks(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)))]
-    ['Linear', 'Linear']
-    """
-    alike = Counter(map(type, model.children())) if isinstance(model, (nn.Sequential, nn.ModuleList)) else Counter()
-    found: list[nn.Module] = []
-    for child in model.children():
-        if next(child.parameters(), None) is None:
-            continue
-        is_container = isinstance(child, (nn.Sequential, nn.ModuleList))
-        found += [child] if alike[type(child)] > 1 and not is_container else repeated_blocks(child)
-    return found
 
 
 @dataclass(frozen=True)
@@ -299,14 +282,17 @@ def _whole_for_a_while(sizes: list[tuple[int, int, int]], reshards: bool) -> int
     return max(forward, unit_backward, end)
 
 
-def _unit_params(model: nn.Module, blocks: Any) -> Iterator[list[nn.Parameter]]:
+def _unit_params(model: nn.Module, blocks: Classes | None) -> Iterator[list[nn.Parameter]]:
     """The outermost module's own parameters, then those of each unit; a shared one is in the first that has it."""
     if blocks is None:
-        found = repeated_blocks(model)
+        found = sharding_units(model)
     else:
-        found = [module for module in model.modules() if module is not model and isinstance(module, blocks)]
+        kinds = classes_of("blocks", blocks)
+        found = [module for module in model.modules() if module is not model and isinstance(module, kinds)]
         if not found:
-            raise ValueError(f"blocks: {type(model).__name__} has no module of {describe(blocks)}")
+            raise ValueError(
+                f"blocks: {type(model).__name__} has no module of {', '.join(kind.__name__ for kind in kinds)}"
+            )
     taken: set[nn.Parameter] = set()
     of_units: list[list[nn.Parameter]] = []
     for module in reversed(found):  # what is inside another one is sharded first, as `fully_shard` asks for

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from minilearn.callback import Callback
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.errors import in_range
+from minilearn.optim.pieces import piece_for, piece_of
+from minilearn.sharding import reshard
 
 Tensors = list[Tensor]
 Update = Callable[[Tensors, Tensors, int], None]
@@ -139,7 +141,7 @@ class WeightAverage(Callback):
         for name, t in self.averaged().items():
             if t.is_floating_point() or t.is_complex():
                 average, own = columns.setdefault((t.device, t.dtype), ([], []))
-                average.append(self.average[name])
+                average.append(piece_of(self.average[name]))
                 own.append(t)
         self._columns = list(columns.values())
 
@@ -149,16 +151,19 @@ class WeightAverage(Callback):
             self._begin()
         else:
             for average, own in self._columns:
-                function(average, [t.float() for t in own] if own[0].dtype in HALVES else own, self.n_averaged)
+                now = [piece_of(t) for t in own]  # of a sharded parameter; loading may have laid it elsewhere
+                function(average, [t.float() for t in now] if now[0].dtype in HALVES else now, self.n_averaged)
         self.n_averaged += 1
 
     def _put_in(self) -> None:
         if self._fitting and self.n_averaged and not self._weights:
+            reshard(self.model)
             self._weights = {name: t.detach().clone() for name, t in self._own.items()}
             _write(self._own, self.average)
 
     def _take_out(self) -> None:
         if self._weights:
+            reshard(self.model)
             _write(self._own, self._weights)
             self._weights = {}
 
@@ -258,7 +263,7 @@ def _write(into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     after which the weights are bit for bit what they were.
     """
     for name, t in into.items():
-        t.data.copy_(values[name])
+        piece_of(t).data.copy_(piece_for(values[name], t))
 
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:

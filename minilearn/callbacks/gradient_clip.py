@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from minilearn.callback import Callback
 from minilearn.callbacks.precision import MixedPrecision
 from minilearn.errors import describe, in_range, positive
+from minilearn.optim.pieces import Pieces, is_sharded, piece_of
 
 
 class GradientClip(Callback):
@@ -63,8 +65,10 @@ class GradientClip(Callback):
         self.norm = None
 
     def before_step(self) -> None:
-        params = [p for group in self.opt.param_groups for p in group["params"] if p.grad is not None]
-        if self.max_norm is not None:
+        params: list[Any] = [p for group in self.opt.param_groups for p in group["params"] if p.grad is not None]
+        if self.adaptive is None and any(map(is_sharded, params)):
+            self._clip_pieces([p.grad for p in params])
+        elif self.max_norm is not None:
             self.norm = nn.utils.clip_grad_norm_(params, self.max_norm, self.norm_type)
         elif self.value is not None:
             nn.utils.clip_grad_value_(params, self.value)
@@ -72,6 +76,22 @@ class GradientClip(Callback):
             assert self.adaptive is not None
             spared = {p for module in self.spare for p in module.parameters()}
             clip_adaptively_([p for p in params if p not in spared], self.adaptive, self.eps)
+
+    def _clip_pieces(self, grads: list[Tensor]) -> None:
+        """Clips sharded gradients by the norm of the whole ones, with one sum over the processes, or by value."""
+        pieces: Any = [_Piece(piece_of(grad)) for grad in grads]
+        if self.value is not None:
+            nn.utils.clip_grad_value_(pieces, self.value)
+        else:
+            assert self.max_norm is not None
+            self.norm = Pieces([piece.grad for piece in pieces], grads).total_norm(self.norm_type)
+            nn.utils.clip_grads_with_norm_(pieces, self.max_norm, self.norm)
+
+
+class _Piece(NamedTuple):
+    """Stands in for a parameter, of whose gradient this process has a piece."""
+
+    grad: Tensor
 
 
 def clip_adaptively_(params: Iterable[Tensor], factor: float, eps: float = 1e-3) -> None:
@@ -87,7 +107,7 @@ def clip_adaptively_(params: Iterable[Tensor], factor: float, eps: float = 1e-3)
         for p in params:
             assert p.grad is not None
             most = _unit_norms(p).clamp_(min=eps).mul_(factor)
-            p.grad.mul_((most / _unit_norms(p.grad).clamp_(min=TINY)).clamp_(max=1.0))
+            piece_of(p.grad).mul_((most / _unit_norms(p.grad).clamp_(min=TINY)).clamp_(max=1.0))
 
 
 TINY = 1e-6
@@ -96,8 +116,16 @@ TINY = 1e-6
 
 def _unit_norms(value: Tensor) -> Tensor:
     """The Euclidean norm of each unit, shaped to multiply `value`."""
-    together = value.squeeze().ndim <= 1
-    norms: Tensor = torch.linalg.vector_norm(
-        value, dim=None if together else tuple(range(1, value.ndim)), keepdim=not together
-    )
+    together = sum(length != 1 for length in value.shape) <= 1
+    axes = None if together else tuple(range(1, value.ndim))
+    norms: Tensor = torch.linalg.vector_norm(piece_of(value), dim=axes, keepdim=not together)
+    if not is_sharded(value):
+        return norms
+    sharded: Any = value
+    if together:
+        return Pieces([norms], [value]).lengths(norms.reshape(1)).reshape(())
+    if any(placement.is_shard() and placement.dim for placement in sharded.placements):
+        raise ValueError(
+            f"GradientClip(adaptive=…) measures rows, but a parameter is cut across them: {sharded.placements}"
+        )
     return norms

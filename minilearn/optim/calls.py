@@ -28,6 +28,13 @@ def hypers_of(call: Call, group: dict[str, Any], step: int) -> dict[str, Any]:
     return {name: step if name == "step" else group[name] for name in call.hypers}
 
 
+def rules_of(calls: list[Call], group: dict[str, Any], step: int) -> tuple[list[Rule], list[str]]:
+    """The steppers that a group's hyperparameters ask for, and the names of the state that they keep."""
+    asked = [call for call in calls if call.only_with is None or group[call.only_with]]
+    rules = [(call, hypers_of(call, group, step)) for call in asked]
+    return rules, list(dict.fromkeys(name for call in asked for name in call.states))
+
+
 def as_function(names: list[str], rules: list[Rule]) -> Callable[..., None]:
     """The steppers as one function of lists: parameters, gradients and each piece of state."""
 

@@ -206,13 +206,24 @@ def looks_at_whole(rule: Callable[..., None], columns: int) -> bool:
         rule: as for `Compiler.prepare`; False for one that cannot be written down.
         columns: as there.
     """
+    error = _trial(rule, columns)
+    return isinstance(error, TypeError) and "looks at a whole parameter" in str(error)
+
+
+def is_elementwise(rule: Callable[..., None], columns: int) -> bool:
+    """Whether a rule is known to compute one number for each number of a parameter; arguments as `looks_at_whole`."""
+    return _trial(rule, columns) is None
+
+
+def _trial(rule: Callable[..., None], columns: int) -> Exception | None:
+    """Writes a rule down and carries it out on a few numbers; what stood against it."""
     recording = Recording(columns)
     try:
         rule(*([one] for one in list(recording.inputs)))
         check(recording.program(), torch.float32, torch.tensor(recording.scalars))
     except Exception as error:
-        return isinstance(error, TypeError) and "looks at a whole parameter" in str(error)
-    return False
+        return error
+    return None
 
 
 def _executor(program: Program) -> Callable[..., None]:

@@ -122,3 +122,37 @@ def _is_meant(group: Mapping[str, Any], key: str, index: int | None) -> bool:
     if key == "rho":  # a sharpness-aware optimizer has one too: a radius
         return "eps" in group and not {"mom", "momentum", "betas"} & group.keys()
     return index != 1 or len(group[key]) == 2  # of three betas the last is the squares', or none is
+
+
+class Group(dict[str, Any]):
+    """A parameter group that answers to torch's names too, so that torch's OneCycleLR and CyclicLR find them."""
+
+    def __init__(self, hypers: Mapping[str, Any]) -> None:
+        super().__init__({TORCHS_NAMES.get(name, name): value for name, value in hypers.items()})
+
+    def __missing__(self, name: str) -> Any:
+        if name not in TORCHS_NAMES:
+            raise KeyError(name)
+        return self[TORCHS_NAMES[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(TORCHS_NAMES.get(name, name))  # type: ignore[call-overload]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(TORCHS_NAMES.get(name, name), value)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """As a dict's own, which would not ask the methods above; `get`, `update` and `setdefault` neither."""
+        return super().pop(TORCHS_NAMES.get(name, name), *default)
+
+    get = MutableMapping.get  # type: ignore[assignment]
+    update, setdefault = MutableMapping.update, MutableMapping.setdefault
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(TORCHS_NAMES.get(name, name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Group, (dict(self),)
+
+
+TORCHS_NAMES = {"momentum": "mom", "weight_decay": "wd"}

@@ -53,6 +53,8 @@ class StepInGraph:
             raise TypeError(f"the step method of {name} has been replaced")
         if opt._optimizer_step_pre_hooks or opt._optimizer_step_post_hooks:
             raise TypeError(f"{name} has step hooks")
+        if opt._shards is not None:
+            raise TypeError("the parameters are sharded over several processes")
         self.opt = opt
         self.params = self._trained()
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.params):

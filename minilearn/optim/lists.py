@@ -17,6 +17,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import optimizer as hooks_for_all
 
 from minilearn.optim.packs import Pack
+from minilearn.optim.pieces import Pieces
 
 Tensors = list[Tensor]
 
@@ -137,7 +138,12 @@ def zeros(like: Tensors) -> Tensors:
 
 
 def norm(a: Tensors, like: Tensors | None = None) -> Tensor:
-    """The Euclidean length of each tensor, (tensors,); sooner known where `like` is a `Pack` of the same shapes."""
+    """The Euclidean length of each tensor, (tensors,); sooner known where `like` is a `Pack` of the same shapes.
+
+    Where `like` is `Pieces`, a is pieces cut like those, and the lengths are those of the whole tensors.
+    """
+    if isinstance(like, Pieces):
+        return like.lengths(norm(a))
     if len(a) == 1:
         length: Tensor = torch.linalg.vector_norm(a[0])
         return length.reshape((1,))

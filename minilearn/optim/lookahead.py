@@ -9,6 +9,7 @@ from torch import Tensor
 from minilearn.errors import describe, whole
 from minilearn.optim import groups, lists
 from minilearn.optim.groups import GroupMethods
+from minilearn.optim.pieces import piece_of
 from minilearn.optim.recipes import RAdam
 
 STATE_HOOKS = (
@@ -151,7 +152,7 @@ class Lookahead(GroupMethods):
         before = self._without_slow(closure is not None)
         copies = [torch.empty_like(p, memory_format=torch.preserve_format) for p in before]
         if before:
-            lists.copy_(copies, before)
+            lists.copy_([piece_of(copy) for copy in copies], [piece_of(p) for p in before])
         loss = self.opt.step() if closure is None else self.opt.step(closure)
         for p, copy in zip(before, copies, strict=True):
             if p.grad is not None:
@@ -181,6 +182,7 @@ class Lookahead(GroupMethods):
         for i, p in enumerate(fast):
             if slow[i].dtype != p.dtype or slow[i].device != p.device:  # the model has been moved or converted since
                 slow[i] = state[p][SLOW] = slow[i].to(p)
+        slow, fast = [piece_of(one) for one in slow], [piece_of(p) for p in fast]
         lists.lerp_(slow, fast, self.alpha)
         lists.copy_(fast, slow)
 

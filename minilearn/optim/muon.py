@@ -12,6 +12,7 @@ from minilearn.errors import describe, in_range
 from minilearn.optim import kernels, lists
 from minilearn.optim.groups import layer_count
 from minilearn.optim.optimizer import Optimizer, Options
+from minilearn.optim.pieces import Pieces, own_piece, whole_of
 from minilearn.optim.steppers import Tensors, adam_step, only_with, weight_decay, whole
 
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -65,15 +66,17 @@ def muon_step(
     """
     lists.lerp_(grad_avg, grads, 1 - mom)
     directions = lists.lerp(grads, grad_avg, mom) if nesterov else grad_avg
+    whole = params.of if isinstance(params, Pieces) else params
     alike: dict[tuple[int, int], list[int]] = {}
-    for i, p in enumerate(params):
+    for i, p in enumerate(whole):
         alike.setdefault(_matrix_shape(p), []).append(i)
     for (rows, columns), places in alike.items():
-        stack = torch.stack([directions[i].flatten(1) for i in places])
-        steps = orthogonal(stack.to(_precision(stack))).to(stack.dtype).contiguous()
         scale = 0.2 * math.sqrt(max(rows, columns)) if match_adam else math.sqrt(max(1.0, rows / columns))
-        same = [params[i] for i in places]
-        lists.add_(same, [step.view(p.shape) for p, step in zip(same, steps, strict=True)], -lr * scale)
+        for some in [[i] for i in places] if isinstance(params, Pieces) else [places]:  # one at a time is whole
+            stack = torch.stack([whole_of(directions[i], whole[i]).flatten(1) for i in some])
+            steps = orthogonal(stack.to(_precision(stack))).to(stack.dtype).contiguous()
+            moves = [own_piece(step.view(whole[i].shape), whole[i]) for i, step in zip(some, steps, strict=True)]
+            lists.add_([params[i] for i in some], moves, -lr * scale)
     return grads
 
 

@@ -1,20 +1,22 @@
 """The engine: an optimizer is a list of steppers, run over the parameters of each group."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from minilearn.optim.blocks import Block, Blocks, Gather, states_of
-from minilearn.optim.calls import Call, Rule, as_function, columns_of, hypers_of, read_signature, run
+from minilearn.optim.calls import Call, Rule, as_function, columns_of, hypers_of, read_signature, rules_of, run
 from minilearn.optim.compiled import Compiler, Prepared, looks_at_whole
 from minilearn.optim.groups import GroupMethods
-from minilearn.optim.hypers import HYPERS
+from minilearn.optim.hypers import HYPERS, Group
 from minilearn.optim.kernels import Kernel, Run
 from minilearn.optim.lists import fits_fused, in_order, is_heard, untraced
 from minilearn.optim.packs import Pack
+from minilearn.optim.pieces import is_sharded
+from minilearn.optim.shards import Shards, run_gathered
 from minilearn.optim.steppers import Stepper, l1_reg
 
 
@@ -26,40 +28,6 @@ class _Kind(NamedTuple):
     step: int
     in_order: bool
     sparse: bool
-
-
-class _Group(dict[str, Any]):
-    """A parameter group that answers to torch's names too, so that torch's OneCycleLR and CyclicLR find them."""
-
-    def __init__(self, hypers: Mapping[str, Any]) -> None:
-        super().__init__({TORCHS_NAMES.get(name, name): value for name, value in hypers.items()})
-
-    def __missing__(self, name: str) -> Any:
-        if name not in TORCHS_NAMES:
-            raise KeyError(name)
-        return self[TORCHS_NAMES[name]]
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(TORCHS_NAMES.get(name, name))  # type: ignore[call-overload]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        super().__setitem__(TORCHS_NAMES.get(name, name), value)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        """As a dict's own, which would not ask the methods above; `get`, `update` and `setdefault` neither."""
-        return super().pop(TORCHS_NAMES.get(name, name), *default)
-
-    get = MutableMapping.get  # type: ignore[assignment]
-    update, setdefault = MutableMapping.update, MutableMapping.setdefault
-
-    def __delitem__(self, name: str) -> None:
-        super().__delitem__(TORCHS_NAMES.get(name, name))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Group, (dict(self),)
-
-
-TORCHS_NAMES = {"momentum": "mom", "weight_decay": "wd"}
 
 
 class Options(TypedDict, total=False):
@@ -108,10 +76,10 @@ class Optimizer(GroupMethods):
         self._counts_steps = any("step" in call.hypers for call in self._calls)
         self._wants_whole = self._says_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
         self._compiles = compile
-        ours = all(str(getattr(call.marks, "__module__", None)).startswith("minilearn.") for call in self._calls)
-        self._looked_at = ours or self._wants_whole
+        self._ours = all(str(getattr(call.marks, "__module__", None)).startswith("minilearn.") for call in self._calls)
+        self._looked_at = self._ours or self._wants_whole
         self._blocks, self._compiler = Blocks(), Compiler()
-        super().__init__(_some(params), _Group(hypers))
+        super().__init__(_some(params), Group(hypers))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, with hyperparameters of its own where it gives them.
@@ -120,7 +88,7 @@ class Optimizer(GroupMethods):
             ValueError: a hyperparameter is out of its range, or given as one of torch's pairs.
             TypeError: a parameter is complex.
         """
-        param_group = _Group(param_group)
+        param_group = Group(param_group)
         if "betas" in param_group:
             name = type(self).__name__
             raise ValueError(f"{name}: a group's betas are given by the names of its numbers, mom and sqr_mom")
@@ -136,6 +104,15 @@ class Optimizer(GroupMethods):
         # torch wraps this method so that its compiler leaves it alone; the wrapper imports that compiler at the first
         # call (torch 2.13: 0.9 s and 75 MB), also where nothing is ever compiled.
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+        self._look_for_shards()
+
+    def _look_for_shards(self) -> None:
+        self._shards = Shards() if any(is_sharded(p) for g in self.param_groups for p in g["params"]) else None
+
+    @property
+    def _states(self) -> Any:
+        """The state of what a rule is run on: of parameters, or of this process's pieces of them."""
+        return self.state if self._shards is None else self._shards.states
 
     def uses_hyper(self, name: str) -> bool:
         """Whether a stepper takes the hyperparameter: one made without momentum, say, may have none that does."""
@@ -163,8 +140,9 @@ class Optimizer(GroupMethods):
         for values in cast(dict[Any, Any], state.get("state", {})).values():
             values.update({name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
         super().__setstate__(state)
-        self.defaults, self.param_groups = _Group(self.defaults), [_Group(group) for group in self.param_groups]
+        self.defaults, self.param_groups = Group(self.defaults), [Group(group) for group in self.param_groups]
         self._blocks, self._compiler = Blocks(), self.__dict__.get("_compiler", Compiler())
+        self._look_for_shards()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Moves every parameter that has a gradient.
@@ -186,11 +164,18 @@ class Optimizer(GroupMethods):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            for group, params in self._joined():
-                kernel = self._kernel_for(group)
-                for kind, alike, grads in self._alike(params, kernel is not None):
-                    self._apply(group, alike, grads, kind, kernel)
+            if self._shards is None:
+                self._move(self._joined())
+            else:
+                with self._shards.of_step(self.state):
+                    self._move([(group, self._shards.pieces(params)) for group, params in self._joined()])
         return loss
+
+    def _move(self, joined: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
+        for group, params in joined:
+            kernel = self._kernel_for(group)
+            for kind, alike, grads in self._alike(params, kernel is not None):
+                self._apply(group, alike, grads, kind, kernel)
 
     def _joined(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
         """The groups and their parameters; those of the same hyperparameters as one, which takes half the calls."""
@@ -257,9 +242,9 @@ class Optimizer(GroupMethods):
         """The number of each parameter's step; a single 0 where no rule asks for it."""
         if not self._counts_steps:
             return [0]
-        steps = []
+        steps, states = [], self._states
         for p in params:
-            state = self.state[p]
+            state = states[p]
             state["step"] = step = state.get("step", 0) + 1
             steps.append(step)
         return steps
@@ -268,19 +253,19 @@ class Optimizer(GroupMethods):
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], kind: _Kind, kernel: Call | None
     ) -> None:
         """Moves parameters that one call can be made for."""
+        if self._shards is not None and self._step_whole(group, params, grads, kind):
+            return
         on_cpu = kind.device.type == "cpu"
         if kernel is not None:
             usable = kind.in_order and fits_fused(params[0]) and (on_cpu or not kernel.marks.cpu_only)
             kernel = kernel if usable else None
         if kernel is not None and not (on_cpu and kernel.marks.in_blocks):
-            states = states_of(params, list(kernel.states), self.state)
+            states = states_of(params, list(kernel.states), self._states)
             kernel.stepper(**hypers_of(kernel, group, kind.step))(params, grads, *states.values())
             return
-        steppers = [call for call in self._calls if call.only_with is None or group[call.only_with]]
-        if not steppers:
+        rules, names = rules_of(self._calls, group, kind.step)
+        if not rules:
             return
-        rules = [(call, hypers_of(call, group, kind.step)) for call in steppers]
-        names = list(dict.fromkeys(name for call in steppers for name in call.states))
         if kind.sparse:
             for p in params:
                 self._step_rows(group, p, rules)
@@ -288,10 +273,27 @@ class Optimizer(GroupMethods):
             fast = None if kernel is None else kernel.stepper(**hypers_of(kernel, group, kind.step))
             self._step_blocks(params, names, rules, fast)
         else:
-            block = Block(params, grads, states_of(params, names, self.state))
+            block = Block(params, grads, states_of(params, names, self._states))
             prepared = self._prepared(names, rules)
             if not (prepared and self._compiler.run(prepared, columns_of(block))):
                 run(rules, block)
+
+    def _step_whole(self, group: dict[str, Any], pieces: list[Tensor], grads: list[Tensor], kind: _Kind) -> bool:
+        """Moves sharded parameters by a rule that looks at each as a whole; False for one that works number by number.
+
+        minilearn's own rules measure pieces, and add up over the processes. Any other is given whole parameters.
+        """
+        assert self._shards is not None
+        if self._ours and not self._wants_whole:
+            return False
+        rules, names = rules_of(self._calls, group, kind.step)
+        if self._ours and not any(getattr(call.marks, "whole", False) for call, _ in rules):
+            return False
+        if not self._ours and not self._says_whole and self._shards.works_by_number(rules, names):
+            return False
+        params, states = self._shards.whole(pieces), states_of(pieces, names, self._states)
+        (run if self._ours else run_gathered)(rules, Block(params, grads, states))
+        return True
 
     def _step_blocks(self, params: list[Tensor], names: list[str], rules: list[Rule], fast: Run | None) -> None:
         """Moves parameters on a CPU block by block, by a kernel where there is one, the large ones compiled if so."""
@@ -303,7 +305,7 @@ class Optimizer(GroupMethods):
         gather: Gather = "nothing" if fast else "all" if together else "grads"
         cut = not (self._wants_whole or self._compiles)
         prepared = None
-        for block in self._blocks.over(params, names, self.state, cut=cut, gather=gather):
+        for block in self._blocks.over(params, names, self._states, cut=cut, gather=gather):
             if self._compiles and isinstance(block.params, Pack):
                 prepared = prepared or self._prepared(names, rules)
                 if self._compiler.run(prepared, columns_of(block)):
@@ -361,6 +363,7 @@ OWN = (
     "_says_whole",
     "_compiles",
     "_looked_at",
+    "_ours",
 )
 
 

@@ -368,7 +368,7 @@ def lamb_step(
     lists.add_number_(scale, eps)
     delta = lists.div(grad_avg, scale)
     lists.div_(delta, 1 - mom**step)
-    lists.scale_each_(delta, lamb_ratio(lists.norm(params), lists.norm(delta)))
+    lists.scale_each_(delta, lamb_ratio(lists.norm(params, params), lists.norm(delta, params)))
     lists.add_(params, delta, -lr)
     return grads
 
@@ -385,7 +385,7 @@ def larc_scale(params: Tensors, grads: Tensors, *, trust: float, clip: bool, eps
 
     Source: You et al. 2017, equation 6 (arXiv:1708.03888); `clip` makes LARC of LARS.
     """
-    param_norm, grad_norm = lists.norm(params), lists.norm(grads)
+    param_norm, grad_norm = lists.norm(params, params), lists.norm(grads, params)
     rate = trust * param_norm / (grad_norm + wd * param_norm + eps)
     rate = torch.where((param_norm == 0) | (grad_norm == 0), 1.0, rate.clamp(max=1.0) if clip else rate)
     scaled = lists.copy(grads)

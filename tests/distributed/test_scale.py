@@ -15,7 +15,7 @@ from scale_processes import BLOCKS, few_parameters, transformer
 from torch import nn
 
 from minilearn.optim import SGD, Adam
-from minilearn.scale import ScalingRow, buckets_of, repeated_blocks, scaling
+from minilearn.scale import ScalingRow, buckets_of, scaling
 
 ROOT = Path(__file__).parent.parent.parent
 MATRIX_BYTES = 4 * 64 * 64
@@ -127,18 +127,17 @@ def test_ddps_buckets_are_those_that_torch_fills(size: tuple[int, int, int]) -> 
     assert sorted(buckets_of(params)) == sorted(sizes)
 
 
-def test_blocks_are_the_modules_that_a_container_has_more_than_one_of() -> None:
-    model = transformer(3, 8, 4)
-    assert repeated_blocks(model) == list(model)[1:4]
-    assert repeated_blocks(nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.ReLU())) == []
-    nested = nn.Sequential(nn.Sequential(square(), square()), nn.Sequential(square(), square()))
-    assert [type(block) for block in repeated_blocks(nested)] == [nn.Linear] * 4
-
-
 def test_blocks_are_named_by_their_classes() -> None:
     model = nn.Sequential(square(), nn.Tanh(), nn.Bilinear(8, 8, 64, bias=False, device="meta"))
     assert row(model, 2, strategy="fsdp", blocks=nn.Bilinear).collectives == 5
     assert row(model, 2, strategy="fsdp", blocks=(nn.Linear, nn.Bilinear)).collectives == 6
+
+
+def test_blocks_are_those_that_sharding_finds_unless_they_are_named() -> None:
+    model = nn.Sequential(nn.Embedding(9, 64, device="meta"), *transformer(3, 64, 9)[1:4])
+    named = row(model, 2, strategy="fsdp", blocks=nn.TransformerEncoderLayer)
+    assert row(model, 2, strategy="fsdp") == named
+    assert named.collectives == 2 + 3 * 3
 
 
 def test_text_is_a_table_with_a_line_for_each_number_of_devices() -> None:
@@ -164,7 +163,7 @@ def test_text_is_a_table_with_a_line_for_each_number_of_devices() -> None:
         ({"bytes_per_s": 0}, "bytes_per_s must be"),
         ({"latency_s": -1}, "latency_s must be"),
         ({"step_s": 0}, "step_s must be"),
-        ({"strategy": "fsdp", "blocks": nn.Conv2d}, "blocks: Linear has no module of"),
+        ({"strategy": "fsdp", "blocks": nn.Conv2d}, "blocks: Linear has no module of Conv2d"),
     ],
 )
 def test_argument_that_cannot_be_is_named(options: dict[str, Any], message: str) -> None:
