@@ -172,6 +172,21 @@ def in_process(script: str, *arguments: object) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def in_processes(processes: int, script: str, *arguments: object, timeout_s: float = 900) -> Any:
+    """What the first of so many processes, started by torchrun with one thread each, prints last, as JSON.
+
+    Raises:
+        RuntimeError: a process failed; with the end of what it said.
+    """
+    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command = [*torchrun, str(processes), str(HERE / script), *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=timeout_s)
+    if done.returncode:
+        raise RuntimeError(f"{script} failed in {processes} processes:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def seconds_of(code: str) -> float:
     """What `code` prints in a fresh process, which may keep bytecode, as an installed package has it: seconds."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import ddp_overhead
 import growth
 import images
 import linear
@@ -33,6 +34,7 @@ CASES: list[Case] = [
     *growth.CASES,
     *predictions.CASES,
     *optimizers.CASES,
+    *ddp_overhead.CASES,
 ]
 
 

@@ -18,7 +18,7 @@ ROOMS = [
     "errors", "tensors", "random_states", "distributed", "compiling", "operators", "batches",
     "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files",
     "checkpoints", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule",
-    "lr_suggest", "optim", "sharding", "materialize", "hooks", "summary_page",
+    "lr_suggest", "optim", "sharding", "materialize", "scale", "hooks", "summary_page",
     "graphs", "heard", "diagnosis", "faults", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "summary", "inspection", "described", "fits", "predictions", "saved", "exchange", "conversions", "trials",
