@@ -8,6 +8,9 @@ from minilearn.callback import Callback, CancelBatchException
 from minilearn.callbacks.train_eval import TrainEval
 from minilearn.data.shares import Share, numbers_of_main
 from minilearn.errors import did_you_mean, positive
+from minilearn.materialize import materialize
+from minilearn.sharding import Classes, checkpoint_activations, classes_of, is_sharded_model, shard_model
+from minilearn.tensors import default_device, existing_device
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -28,11 +31,20 @@ class Distributed(Callback):
 
     Each process but rank 0 has random numbers of its own for dropout and the like, and is silent.
 
+    With ``strategy="fsdp"`` each process holds a piece of every parameter, its gradient and its averages
+    (`sharding.shard_model`), which are gathered block by block; the callback is given to the Learner then, not to a
+    fit, as the optimizer is made of the pieces. A model that was made on the meta device gets its weights here
+    (`materialize`), so that one larger than a machine's memory can be made.
+
     Args:
-        strategy: "ddp".
+        strategy: "ddp": each process has the whole model; "fsdp": a piece of it.
         sync_bn: whether batch normalisation goes over all processes' rows, which torch can on GPUs only.
         find_unused: whether some parameters may take no part in a batch: torch looks for them then, which costs a pass.
         timeout_s: seconds that one process waits for the others before it gives up.
+        mixed_precision: with "fsdp", the precision of weights and activations in the model, such as torch.bfloat16.
+        cpu_offload: with "fsdp", keep the pieces in the computer's memory while a GPU computes.
+        blocks: with "fsdp", classes of modules that are gathered as one; by default what the model repeats.
+        checkpoint_activations: classes of modules whose activations are computed twice in place of being kept.
     Raises:
         ValueError: an argument is not what it may be.
         RuntimeError: when the Learner is made: the process was started alone.
@@ -47,11 +59,20 @@ class Distributed(Callback):
         sync_bn: bool = False,
         find_unused: bool = False,
         timeout_s: float = distributed.TIMEOUT_S,
+        *,
+        mixed_precision: torch.dtype | None = None,
+        cpu_offload: bool = False,
+        blocks: Classes | None = None,
+        checkpoint_activations: Classes = (),
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy must be 'ddp' or 'fsdp', got {strategy!r}{did_you_mean(strategy, STRATEGIES)}")
         self.strategy, self.sync_bn, self.find_unused = strategy, sync_bn, find_unused
         self.timeout_s = positive("timeout_s", timeout_s)
+        self._twice = classes_of("checkpoint_activations", checkpoint_activations)
+        self._sharding = {"mixed_precision": mixed_precision, "cpu_offload": cpu_offload, "blocks": blocks}
+        if strategy == "ddp" and (given := [name for name, value in self._sharding.items() if value]):
+            raise ValueError(f"{given[0]} is for strategy='fsdp', got strategy='ddp'")
         self._around: nn.Module | None = None
         self._shares: dict[int, Share] = {}
 
@@ -59,16 +80,27 @@ class Distributed(Callback):
 
     def after_create(self) -> None:
         distributed.start(self.timeout_s)
-        distributed.same_as_main([*self.model.parameters(), *self.model.buffers()])
+        if self._twice:
+            checkpoint_activations(self.model, self._twice)
+        if self.strategy == "fsdp":
+            self._shard()
+        else:
+            distributed.same_as_main([*self.model.parameters(), *self.model.buffers()])
         if not distributed.is_main():
             self.learn.logger, self.learn.show_bar = _silent, False
 
     def before_fit(self) -> None:
+        distributed.start(self.timeout_s)  # where the callback is one of the fit's own
+        if self.strategy == "fsdp" and not is_sharded_model(self.model):
+            raise ValueError(
+                "Distributed(strategy='fsdp') must be given to the Learner, Learner(..., cbs=Distributed(...)): its"
+                " optimizer is made of the model's pieces"
+            )
         self._different_numbers()
 
     def before_train(self) -> None:
         self._divide()
-        if self._around is None:
+        if self._around is None and self.strategy == "ddp":
             self._around = self.learn.around = self._wrapped()
 
     def before_validate(self) -> None:
@@ -104,6 +136,12 @@ class Distributed(Callback):
         if getattr(self.learn.loss_func, "reduction", None) == "sum":
             return share.world * (share.own > 0) if self.training else share.total / share.own
         return share.weight if self.training else 1.0
+
+    def _shard(self) -> None:
+        device = existing_device(self.dls.device or default_device())
+        if device.type != "cpu" and not any(p.is_meta for p in self.model.parameters()):
+            self.model.to(device)
+        materialize(shard_model(self.model, **self._sharding))
 
     def _wrapped(self) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel  # here: it takes a while to import
