@@ -1,5 +1,7 @@
 """One fit in several processes: each reads its share of every batch, and all take the same step."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -70,7 +72,11 @@ class Distributed(Callback):
         self.strategy, self.sync_bn, self.find_unused = strategy, sync_bn, find_unused
         self.timeout_s = positive("timeout_s", timeout_s)
         self._twice = classes_of("checkpoint_activations", checkpoint_activations)
-        self._sharding = {"mixed_precision": mixed_precision, "cpu_offload": cpu_offload, "blocks": blocks}
+        self._sharding: dict[str, Any] = {
+            "mixed_precision": mixed_precision,
+            "cpu_offload": cpu_offload,
+            "blocks": blocks,
+        }
         if strategy == "ddp" and (given := [name for name, value in self._sharding.items() if value]):
             raise ValueError(f"{given[0]} is for strategy='fsdp', got strategy='ddp'")
         self._around: nn.Module | None = None
