@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minilearn import distributed
 from minilearn.errors import warn
 from minilearn.files import FileError, NewerFormatError, whole_file
 from minilearn.states import flatten_state, unflatten_state
@@ -46,6 +47,29 @@ class CheckpointFolder:
         except OSError as error:
             why = error.strerror or error
             raise FileError(f"checkpoints cannot be written to {self.path.absolute()}: {why}") from error
+
+    def newest_of_main(self) -> tuple[Path, dict[str, Any]] | None:
+        """Makes the folder ready, and gives the newest checkpoint: of several processes all take the one of rank 0.
+
+        Raises:
+            OSError: as `open` and `newest` do; or a process cannot read what rank 0 has found.
+        """
+        found = None
+        if distributed.is_main():
+            self.open()
+            found = self.newest()
+        name = distributed.from_main(None if found is None else found[0].name)
+        if name is None or found is not None:
+            return found
+        try:
+            tensors, values = read_tensors(self.path / name, kind=KIND)
+        except OSError as error:
+            raise FileError(
+                f"rank {distributed.rank()} cannot read the checkpoint {name} that rank 0 has found in"
+                f" {self.path.absolute()}: {error}. All processes read it: it must lie where every machine sees it."
+            ) from error
+        state: dict[str, Any] = unflatten_state(values, tensors)
+        return self.path / name, state
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that is whole, and its state; None where there is none.

@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from minilearn import errors
 from minilearn.errors import positive
+from minilearn.job_errors import tell_errors
 
 TIMEOUT_S = 300.0
 """How long a process waits for the others by default before it gives up with an error."""
@@ -28,6 +30,7 @@ class _Job:
     rank: int = 0
     world: int = 1
     cpu: Any = None
+    timeout_s: float = TIMEOUT_S
 
 
 _job = _Job()
@@ -63,14 +66,18 @@ def start(timeout_s: float = TIMEOUT_S) -> None:
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
         atexit.register(stop)
-    has_cpu = "gloo" in str(dist.get_backend_config())
-    _job.cpu = dist.group.WORLD if has_cpu else dist.new_group(backend="gloo", timeout=timeout)
-    _job.rank, _job.world = dist.get_rank(), dist.get_world_size()
+    # Of its own also where the job's is gloo: what processes that have parted say would else be taken for gradients.
+    _job.cpu = dist.new_group(backend="gloo", timeout=timeout)
+    _job.rank, _job.world, _job.timeout_s = dist.get_rank(), dist.get_world_size(), timeout_s
+    if _job.world > 1:
+        tell_errors(_job.rank, _job.world, timeout_s)
+        errors.warns = _job.rank == 0
 
 
 def stop() -> None:
     """Leaves the job: this process is alone again."""
     _job.rank, _job.world, _job.cpu = 0, 1, None
+    errors.warns = True
     with suppress(Exception):
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -84,6 +91,11 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes work together; 1 where this one is alone."""
     return _job.world
+
+
+def timeout_s() -> float:
+    """How long this process waits for another."""
+    return _job.timeout_s
 
 
 def is_main() -> bool:
@@ -139,8 +151,15 @@ def from_main(value: Any) -> Any:
     """What rank 0 has, in every process; others' own value is left."""
     if _job.world == 1:
         return value
-    held = [value if _job.rank == 0 else None]
-    dist.broadcast_object_list(held, src=0, group=_job.cpu)
+    return of_rank(value, 0)
+
+
+def of_rank(value: Any, rank: int) -> Any:
+    """What one process has, in every process; others' own value is left."""
+    if _job.world == 1:
+        return value
+    held = [value if _job.rank == rank else None]
+    dist.broadcast_object_list(held, src=rank, group=_job.cpu)
     return held[0]
 
 

@@ -1,7 +1,9 @@
 """What a callback is called, and whether events reach it."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from minilearn import distributed
 
 
 class _ClassName:
@@ -22,14 +24,26 @@ class Heard:
     else:
         name = _ClassName()
 
+    main_only: ClassVar[bool] = False
+    """Whether of several processes only rank 0 hears: for what writes files, or speaks."""
+
+    def state_of_all(self) -> dict[str, Any]:
+        """Those entries of `state_dict` that differ from process to process, as one process alone would have them.
+
+        All processes of a job ask at once, so that it may add up. Nothing by default: rank 0's entries are everybody's.
+        """
+        return {}
+
     @property
     def run(self) -> bool:
         """Whether events reach this callback. False lasts until the fit has ended; `cleanup_fit` comes all the same.
 
+        It is False in all processes of a job but rank 0 where the callback is `main_only`.
+
         Raises:
             TypeError: it is set to another value than True and False.
         """
-        return not self.__dict__.get("_rests", False)
+        return not self.__dict__.get("_rests", False) and (not self.main_only or distributed.is_main())
 
     @run.setter
     def run(self, value: bool) -> None:

@@ -9,7 +9,10 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """How Python's, NumPy's and torch's random numbers stand, on every device: tensors and plain values."""
+    """How Python's, NumPy's and torch's random numbers stand, on every device: tensors and plain values.
+
+    In one of several processes that is its own device: each has one.
+    """
     version, numbers, spare = random.getstate()
     kind, keys, place, has_spare, numpy_spare = np.random.get_state()
     states: dict[str, Any] = {
@@ -24,7 +27,7 @@ def random_states() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        states["cuda"] = list(torch.cuda.get_rng_state_all())
+        states["cuda"] = [torch.cuda.get_rng_state(device) for device in _cuda_devices()]
     if torch.backends.mps.is_available():
         states["mps"] = torch.mps.get_rng_state()
     return states
@@ -39,7 +42,20 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     )
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
-        for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        for device, state in zip(_cuda_devices(), states["cuda"], strict=False):
             torch.cuda.set_rng_state(state, device)
     if "mps" in states and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])
+
+
+def seed_anew(seed: int) -> None:
+    """Starts all of them from a number of at most 63 bits."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _cuda_devices() -> list[int]:
+    """The GPUs whose random numbers are this process's."""
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    return list(range(torch.cuda.device_count())) if alone else [torch.cuda.current_device()]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from minilearn import distributed
 from minilearn.errors import did_you_mean, warn
 from minilearn.files import FileError
 from minilearn.predictions import PredictingLoop
@@ -148,13 +149,16 @@ class SavedLoop(PredictingLoop):
     def save(self, file: str | Path, with_opt: bool = True) -> Path:
         """Saves the model, and the optimizer where there is one, to ``path/model_dir/file.safetensors``: `save_model`.
 
+        Of several processes rank 0 does, and the others go on at once.
+
         Args:
             file: a name, one with folders in it, or an absolute path.
             with_opt: whether the optimizer's state is saved.
         Returns:
             The file's path.
         """
-        return save_model(self._saved_path(file), self.model, self.__dict__.get("opt"), with_opt)
+        path = self._saved_path(file)
+        return save_model(path, self.model, self.__dict__.get("opt"), with_opt) if distributed.is_main() else path
 
     def load(
         self,
@@ -164,6 +168,8 @@ class SavedLoop(PredictingLoop):
         strict: bool = True,
     ) -> Self:
         """Loads what `save` saved, once all of it is known to fit; the model keeps its device: `load_model`.
+
+        Of several processes all do, and wait for each other first: rank 0 may be writing the file.
 
         Args:
             file: as it was given to `save`.
@@ -177,6 +183,7 @@ class SavedLoop(PredictingLoop):
             FileError: it is damaged, cut short, or minilearn did not write it.
             ValueError: it does not fit; neither the model nor the optimizer has been changed.
         """
+        distributed.barrier()
 
         def opt_of_learner() -> Optimizer:
             if self._opt_is_stale():

@@ -2,30 +2,29 @@
 
 import copy
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from minilearn import distributed
 from minilearn.callback import Callback, CancelFitException, CancelTrainException, CancelValidException
+from minilearn.callbacks.distributed import different_numbers
 from minilearn.callbacks.job import by_class, differences, job_of, keeps
 from minilearn.checkpoints import CheckpointFolder
 from minilearn.data.position import draw_ahead, drawn, generators_of
+from minilearn.data.shares import Share
 from minilearn.errors import describe, positive, whole
 from minilearn.files import FileError
+from minilearn.job_errors import of_all
 from minilearn.random_states import random_states, set_random_states
+from minilearn.signals import SignalWatch
 from minilearn.states import flatten_state
+from minilearn.votes import votes
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-APART_S = 0.2
-"""How far apart two signals are at least that are meant as two: launchers and `timeout` send one twice at once."""
 PARTS = {
     *("job", "model", "buffers", "grads", "loss", "opt"),
     *("epoch", "batch", "drawn", "finished", "random", "generators", "callbacks"),
@@ -46,6 +45,11 @@ class Checkpoint(Callback):
     Ctrl-C the batch is brought to its end, a checkpoint is written, and the process ends (`SystemExit(143)`,
     `KeyboardInterrupt`); in validation the checkpoint is of its beginning. A second signal ends it at once. Signals are
     heard in the main thread only, and those that the process ignored before are ignored still.
+
+    Of several processes (`Distributed`) rank 0 writes, for all; what one decides by its clock or by a signal, all do at
+    the same batch, some tenths of a second later, and not before gradients that add up have been used. All read the
+    folder, which lies where each machine sees it. As many processes as before go on to the very numbers; more or fewer
+    of the same `bs`, also one alone, go on at the same row of the epoch's order, so that each row comes once.
 
     Costs a look at the clock a batch (0.2 µs); a checkpoint is a copy of the state in memory, and its writing takes
     place in another thread. It looks on only, so steps may be compiled whole.
@@ -82,26 +86,26 @@ class Checkpoint(Callback):
         self.every_epoch, self.keep = every_epoch, whole("keep", keep, 1)
         self._folder: CheckpointFolder | None = None
         self._loaded: dict[str, Any] | None = None
-        self._signal: int | None = None
-        self._heard_at = 0.0
-        self._handlers: dict[int, Any] = {}
-        self._begun = self._finished = self._at_once = self._in_training = False
+        self._signals = SignalWatch()
+        self._told: int | None = None
+        self._begun = self._finished = self._in_training = self._due = False
 
     # ---- the events ----
 
     def before_fit(self) -> None:
-        self._folder = CheckpointFolder(self.learn.path / self.path, self.keep)
-        self._folder.open()
-        self._signal, self._since = None, 0
-        self._finished = self._at_once = self._in_training = False
+        self._signals.forget()
+        self._told, self._since = None, 0
+        self._finished = self._in_training = self._due = False
         self._untried = self._begun = True
-        self._job = job_of(self.learn)
+        self._main = distributed.is_main()
+        self._job = distributed.from_main(job_of(self.learn) if self._main else None)
         # Looked up now: while a loader makes its iterator, it has another one.
         self._own_generators = [generator for dl in self.dls.loaders for generator in generators_of(dl)]
-        found = self._folder.newest()
+        self._folder = CheckpointFolder(self.learn.path / self.path, self.keep)
+        found = self._folder.newest_of_main()
         if found is not None:
             self._take_up(*found)
-        self._watch_signals()
+        self._signals.watch()
         self._written_at = time.monotonic()
 
     def before_train(self) -> None:
@@ -117,64 +121,94 @@ class Checkpoint(Callback):
         self._load(state)
         self._set_random(state["epoch_random"], state["epoch_generators"])
         draw_ahead(self.dl, state["drawn"] - state["batch"])
-        self.learn.go_on_at(state["batch"], lambda: self._set_random(state["random"], state["generators"]))
+        self.learn.go_on_at(self._step_of(state), lambda: self._set_own_random(state))
 
     def after_batch(self) -> None:
         if not self.training:
-            if self._signal is not None and not self._in_training:
+            if not self._in_training and votes.ask("signal", self._signals.number or 0):
                 raise CancelValidException
             return
         self._since += 1
+        self._told = votes.ask("signal", self._signals.number or 0) or self._told
         by_clock = self.every_s is not None and time.monotonic() - self._written_at >= self.every_s
-        if by_clock or self._since == self.every_batches or self._signal is not None:
+        due = votes.ask("checkpoint", by_clock) or self._since == self.every_batches or self._told or self._due
+        if due and not self._adding_up():
             self._write(self._place(self.epoch, self.iter + 1))
             self._stop_if_told()
-        elif self._untried:
-            flatten_state(self._state(self._place(self.epoch, self.iter + 1)))  # what cannot be saved is an error now
-        self._untried = False
+        elif self._untried and self._main:
+            # What cannot be saved is an error now.
+            flatten_state(self._state(self._place_here(self.epoch, self.iter + 1)))
+        self._due, self._untried = bool(due) and self._since > 0, False
 
     def after_train(self) -> None:
         self._in_training = False
         state, self._loaded = self._loaded, None
         if state is not None:
             self._load(state)
-            self._set_random(state["random"], state["generators"])
+            self._set_own_random(state)
         self._validation_begins = self._place(self.epoch, None), self._buffers()
 
     def after_validate(self) -> None:
-        if self._signal is not None and not self._in_training:
+        if not self._in_training and self._look_for_signal():
             self._write(*self._validation_begins)
             self._stop_if_told()
 
     def after_epoch(self) -> None:
-        if self.epoch + 1 < self.n_epoch and (self.every_epoch or self._signal is not None):
+        if self.epoch + 1 < self.n_epoch and (self._look_for_signal() or self.every_epoch):
             self._write(self._place(self.epoch + 1, 0))
             self._stop_if_told()
 
     def after_fit(self) -> None:
         if self._begun and not self._finished:
+            self._look_for_signal()
             self._write({**self._place(self.epoch, 0), "finished": True})
             self._stop_if_told()
 
     def cleanup_fit(self) -> None:
         self._loaded, self._begun = None, False
         try:
-            if self._folder is not None and not self._at_once:
+            if self._folder is not None and not self._signals.at_once:
                 self._finish(self._folder)
         finally:  # signals are listened for until the last checkpoint is written
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-            self._handlers = {}
-        self._stop_if_told()  # by a signal that came after the last look
+            self._signals.stop()
+        self._signals.end(self._signals.number)  # one that came after the last look
+
+    # ---- what all decide ----
+
+    def _look_for_signal(self) -> int | None:
+        """The signal that has come to any process; all look at once."""
+        self._told = votes.at_once("signal", self._signals.number or 0) or None
+        return self._told
+
+    def _stop_if_told(self) -> None:
+        number, self._told = self._told, None
+        self._signals.end(number)
+
+    def _adding_up(self) -> bool:
+        """Whether gradients of several processes wait for a later step: each has its own, and a checkpoint one's."""
+        return distributed.world_size() > 1 and any(p.grad is not None for p in self.model.parameters())
 
     # ---- writing ----
 
     def _place(self, epoch: int, batch: int | None) -> dict[str, Any]:
-        """What changes in validation too; `batch` None: the epoch's training is done."""
+        """What changes in validation too, of all processes; `batch` None: the epoch's training is done."""
+        place = self._place_here(epoch, batch)
+        if distributed.world_size() > 1:
+            of_all = {name: cb.state_of_all() for name, cb in self._with_state().items()}
+            own = {name: {key: place["callbacks"][name][key] for key in held} for name, held in of_all.items() if held}
+            place["callbacks"] = {name: {**state, **of_all[name]} for name, state in place["callbacks"].items()}
+            place["ranks"] = distributed.gathered({"random": place["random"], "callbacks": own})
+        return place
+
+    def _place_here(self, epoch: int, batch: int | None) -> dict[str, Any]:
+        """What changes in validation too, of this process. Batches are the loader's, which several processes share."""
+        share: Any = self.learn.__dict__.get("dl")
+        shared = batch and isinstance(share, Share)
         return {
             "epoch": epoch,
-            "batch": batch,
-            "drawn": drawn(self.dls.train),
+            "batch": share.reached if shared else batch,
+            "drawn": share.drawn if shared else drawn(self.dls.train),
+            "steps": [batch, self.n_iter] if shared else None,
             "finished": False,
             "random": random_states(),
             "generators": self._generators(),
@@ -209,10 +243,13 @@ class Checkpoint(Callback):
     def _write(self, place: dict[str, Any], then: Mapping[str, dict[str, Tensor]] | None = None) -> None:
         """Writes a checkpoint; `then`: tensors as they were at that place, where they may have changed since."""
         assert self._folder is not None
-        state = self._state(place)
-        for part, held in (then or {}).items():
-            state[part] |= held
-        self._folder.write(state, wait=self._signal is not None)
+        if self._main:
+            state = self._state(place)
+            for part, held in (then or {}).items():
+                state[part] |= held
+            self._folder.write(state, wait=self._told is not None)
+        if self._told is not None:
+            distributed.barrier()  # who ends now takes the others along: launchers do
         self._written_at, self._since = time.monotonic(), 0
 
     def _finish(self, folder: CheckpointFolder) -> None:
@@ -240,9 +277,11 @@ class Checkpoint(Callback):
             )
         if found := list(differences(state["job"], self._job)):
             more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            raise ValueError(
-                f"{file} is of another run: {'; '.join(found[:SHOWN])}{more}."
-                " Give this run a folder of its own, or remove that one to begin anew."
+            raise of_all(
+                ValueError(
+                    f"{file} is of another run: {'; '.join(found[:SHOWN])}{more}."
+                    " Give this run a folder of its own, or remove that one to begin anew."
+                )
             )
         self.learn.logger(_place_in_words(file, state))
         self.learn.epoch = state["epoch"]
@@ -251,7 +290,7 @@ class Checkpoint(Callback):
             self._loaded = state
             return
         self._load(state)
-        self._set_random(state["random"], state["generators"])
+        self._set_own_random(state)
         if state["finished"]:
             self._finished = True
             raise CancelFitException
@@ -275,47 +314,42 @@ class Checkpoint(Callback):
         self._load_callbacks(state)
 
     def _load_callbacks(self, state: Mapping[str, Any]) -> None:
+        own = self._of_rank(state)["callbacks"]
         for name, cb in self._with_state().items():
-            cb.load_state_dict(state["callbacks"][name])
+            cb.load_state_dict({**state["callbacks"][name], **own.get(name, {})})
+
+    def _of_rank(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint holds of this process alone, where as many wrote it; else what stands for all."""
+        ranks: list[dict[str, Any]] = state.get("ranks") or [{"random": state["random"], "callbacks": {}}]
+        if len(ranks) == distributed.world_size():
+            return ranks[distributed.rank()]
+        # Sums over the epoch so far are all in rank 0.
+        nothing: dict[str, Any] = (
+            {} if self._main else {name: {"metrics": []} for name in state["callbacks"] if name == "Recorder"}
+        )
+        return {"random": None, "callbacks": nothing}
+
+    def _step_of(self, state: Mapping[str, Any]) -> int:
+        """The number of the step to go on with."""
+        if not isinstance(self.dl, Share):
+            first: int = state["batch"]
+            return first
+        same = len(state.get("ranks") or [None]) == distributed.world_size() and state.get("steps")
+        step, steps = self.dl.go_on_from(state["batch"], state["steps"][0] if same else None)
+        if steps is not None:
+            self.learn.n_iter = steps
+        return step
+
+    def _set_own_random(self, state: Mapping[str, Any]) -> None:
+        own = self._of_rank(state)["random"]
+        self._set_random(state["random"] if own is None else own, state["generators"])
+        if own is None:
+            different_numbers()
 
     def _set_random(self, states: Mapping[str, Any], generators: list[Tensor]) -> None:
         set_random_states(states)
         for generator, state in zip(self._own_generators, generators, strict=True):
             generator.set_state(state)
-
-    # ---- signals ----
-
-    def _watch_signals(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._process = os.getpid()
-        for number in SIGNALS:
-            before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # as in a job that a shell runs in the background
-                self._handlers[number] = signal.SIG_DFL if before is None else before
-                signal.signal(number, self._told_to_stop)
-
-    def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
-        """Notes a signal. The second one ends the process as if nobody had listened, and so does one to a fork of it.
-
-        A fork does not hear Ctrl-C, though, which a terminal sends to all: the main process tells it when to end.
-        """
-        alone = os.getpid() == self._process
-        if not alone and number == signal.SIGINT:
-            return
-        if alone and self._signal is None:
-            self._signal, self._heard_at = number, time.monotonic()
-        elif not alone or time.monotonic() - self._heard_at > APART_S:
-            self._at_once = True
-            signal.signal(number, self._handlers.get(number, signal.SIG_DFL))
-            os.kill(os.getpid(), number)
-
-    def _stop_if_told(self) -> None:
-        number, self._signal = self._signal, None
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if number is not None:
-            raise SystemExit(128 + number)
 
 
 Kept = str | Path | Checkpoint | None

@@ -41,6 +41,7 @@ class CSVLogger(Callback):
     """
 
     order = Recorder.order + 1  # writes the row that the Recorder has made
+    main_only = True
     acts_in_step = False
     run_search = False  # a search has no epochs
 

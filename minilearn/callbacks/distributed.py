@@ -1,5 +1,6 @@
 """One fit in several processes: each reads its share of every batch, and all take the same step."""
 
+import sys
 from typing import Any
 
 import torch
@@ -10,9 +11,12 @@ from minilearn.callback import Callback, CancelBatchException
 from minilearn.callbacks.train_eval import TrainEval
 from minilearn.data.shares import Share, numbers_of_main
 from minilearn.errors import did_you_mean, positive
+from minilearn.job_errors import name_rank
 from minilearn.materialize import materialize
+from minilearn.random_states import seed_anew
 from minilearn.sharding import Classes, checkpoint_activations, classes_of, is_sharded_model, shard_model
 from minilearn.tensors import default_device, existing_device
+from minilearn.votes import votes
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -31,7 +35,11 @@ class Distributed(Callback):
     - `before_train`, `before_validate`: the loader is divided; buffers such as running averages are rank 0's.
     - `after_loss`: where shares differ in size, the loss is weighed, so that the mean over processes is right.
 
-    Each process but rank 0 has random numbers of its own for dropout and the like, and is silent.
+    - `before_batch`: now and then the processes meet, for what they decide together (`votes`).
+    - `after_epoch`: the epoch's row of figures is rank 0's.
+
+    Each process but rank 0 has random numbers of its own for dropout and the like, and is silent: it prints nothing,
+    warns of nothing, and callbacks that are `main_only` do not hear. Its errors are told, with its rank.
 
     With ``strategy="fsdp"`` each process holds a piece of every parameter, its gradient and its averages
     (`sharding.shard_model`), which are gathered block by block; the callback is given to the Learner then, not to a
@@ -102,7 +110,8 @@ class Distributed(Callback):
                 "Distributed(strategy='fsdp') must be given to the Learner, Learner(..., cbs=Distributed(...)): its"
                 " optimizer is made of the model's pieces"
             )
-        self._different_numbers()
+        different_numbers()
+        votes.begin(self._where)
 
     def before_train(self) -> None:
         self._divide()
@@ -113,6 +122,9 @@ class Distributed(Callback):
         self._divide()
         distributed.same_as_main(self.model.buffers())
 
+    def before_batch(self) -> None:
+        votes.next_batch()
+
     def after_pred(self) -> None:
         if not self.training and not self.dl.own:
             raise CancelBatchException  # its rows are another process's: here they count for nothing
@@ -122,9 +134,23 @@ class Distributed(Callback):
         if weight != 1.0 and "loss" in self.learn.__dict__:
             self.learn.loss = self.learn.loss * weight
 
+    def after_epoch(self) -> None:
+        if values := getattr(getattr(self.learn, "recorder", None), "values", None):
+            # Somebody's own metric may say something else in each process: what stops and saves goes by one row.
+            values[-1][:] = distributed.from_main(values[-1])
+
+    def after_fit(self) -> None:
+        if votes.open:
+            votes.meet(1)
+        distributed.same_as_main(self.model.buffers())
+
     def cleanup_fit(self) -> None:
+        votes.end()
         self.learn.around = self._around = None
         self._shares = {}
+        error = sys.exc_info()[1]
+        if error is not None and distributed.world_size() > 1:
+            name_rank(error, distributed.rank(), distributed.world_size(), distributed.timeout_s())
 
     # ---- beneath ----
 
@@ -160,12 +186,19 @@ class Distributed(Callback):
             gradient_as_bucket_view=True,
         )
 
-    def _different_numbers(self) -> None:
-        """Random numbers of its own for each process but rank 0, whose are those of a process alone."""
-        with numbers_of_main():
-            seed = int(torch.empty((), dtype=torch.int64).random_(generator=_copy_of_default()))
-        if not distributed.is_main():
-            torch.manual_seed((seed + distributed.rank()) % 2**63)
+    def _where(self) -> str:
+        """How far this process is."""
+        learn = self.learn
+        part = "training" if learn.training else "validation"
+        return f"is in epoch {learn.epoch}, {part} batch {learn.__dict__.get('iter', 0)}"
+
+
+def different_numbers() -> None:
+    """Random numbers of its own for each process but rank 0, whose are those of a process alone."""
+    with numbers_of_main():
+        seed = int(torch.empty((), dtype=torch.int64).random_(generator=_copy_of_default()))
+    if not distributed.is_main():
+        seed_anew((seed + distributed.rank()) % 2**63)
 
 
 def _copy_of_default() -> torch.Generator:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from minilearn.callback import Callback
+from minilearn.callbacks.distributed import Distributed
 from minilearn.callbacks.lr_find import ON_THE_STEP
 from minilearn.callbacks.schedule import ParamScheduler, TorchScheduler
 from minilearn.data.loader import length
@@ -33,8 +34,8 @@ def job_of(learn: "Learner") -> dict[str, Any]:
     """What must be the same for a fit to be gone on with.
 
     Not part of it: what may change from one process to the next without another result (where data lies, how many
-    workers read it, what is logged), and what nobody can look at for free: the contents of a data set that is read row
-    by row, functions that are called the same.
+    workers read it, what is logged, how many processes there are), and what nobody can look at for free: the contents
+    of a data set that is read row by row, functions that are called the same.
     """
     job: dict[str, Any] = {"epochs": learn.n_epoch, "model": type(learn.model).__name__, **_of_model(learn.model)}
     job["loss"] = UNKNOWN if learn.loss_func is None else _in_words(learn.loss_func)
@@ -83,7 +84,7 @@ def _acts(cb: Callback) -> bool:
 
     Of somebody's own nobody knows whether it acts or looks on; with one more that prints, a fit should still go on.
     """
-    own = type(cb).__module__.startswith("minilearn.") and not isinstance(cb, ParamScheduler)
+    own = type(cb).__module__.startswith("minilearn.") and not isinstance(cb, (ParamScheduler, Distributed))
     return own and any(hasattr(type(cb), event) for event in ON_THE_STEP)
 
 

@@ -40,6 +40,7 @@ class Profiler(Callback):
     """
 
     order = ProgressCallback.order + 10  # after all others: what they do in a batch is a part of it
+    main_only = True
     acts_in_step = False
     run_valid = False
     run_search = False  # a search leaves no files

@@ -17,7 +17,7 @@ from minilearn import distributed
 from minilearn.callback import Callback
 from minilearn.errors import did_you_mean, in_range
 from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics, joined
-from minilearn.optim.hypers import Place, named
+from minilearn.optim.hypers import Place, last_layer, named
 from minilearn.plots import plot_loss, plot_sched
 from minilearn.tensors import LateScalars, on_its_way, shape_text
 
@@ -184,6 +184,14 @@ class Recorder(Callback):
         figures = {"losses": _as_tensor(self._losses), "hps": {name: _as_tensor(c) for name, c in self._hps.items()}}
         return {**kept, **figures, "smooth_loss": average, "metrics": metrics}
 
+    def state_of_all(self) -> dict[str, Any]:
+        """The figures of the epoch so far, which are of each process's own rows until its end."""
+        average = self.smooth_loss.state_dict()
+        (average["average"],) = distributed.mean_numbers([average["average"]])
+        metrics = [joined(metric) for metric in copy.deepcopy(self.learn.metrics if self._in_training else [])]
+        losses = _as_tensor(distributed.mean_numbers(self._losses))
+        return {"losses": losses, "smooth_loss": average, "metrics": [metric.state_dict() for metric in metrics]}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a history that `state_dict` gave."""
         self._late.clear()
@@ -349,7 +357,7 @@ class Recorder(Callback):
     def _watch(self, opt: Optimizer) -> None:
         """Looks up, once a fit, where the optimizer has what is recorded."""
         self._late.read()  # figures on their way are of the optimizer before: there are none when a fit begins
-        self._watched, self._shown = opt, _last_layer(opt.param_groups)
+        self._watched, self._shown = opt, last_layer(opt.param_groups)
         group = opt.param_groups[self._shown]
         spots = named(group)
         for name in spots:
@@ -377,17 +385,6 @@ class Recorder(Callback):
                 self.stride *= 2
                 for column in (self._losses, *self._columns):
                     del column[1::2]
-
-
-def _last_layer(groups: Sequence[Mapping[str, Any]]) -> int:
-    """The group that stands for the last layer, counted from the end: one that has weight decay, if it has any.
-
-    Layers are numbered where a Learner made the groups; of others the last is taken.
-    """
-    for i in range(-len(groups), 0):
-        if groups[i].get("layer") == groups[-1].get("layer", i) and not groups[i].get("no_wd"):
-            return i
-    return -1
 
 
 def _as_tensor(figures: list[float]) -> Tensor:

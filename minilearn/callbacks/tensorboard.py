@@ -76,6 +76,7 @@ class TensorBoard(Callback):
     """
 
     order = Recorder.order + 1  # reads the row that the Recorder has made
+    main_only = True
     acts_in_step = False
     run_search = False  # a search leaves no files
 

@@ -43,6 +43,7 @@ class Wandb(Callback):
     """
 
     order = Recorder.order + 1  # reads the row that the Recorder has made
+    main_only = True
     acts_in_step = False
     run_search = False  # a search is no part of a run
 

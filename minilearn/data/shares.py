@@ -17,8 +17,9 @@ from minilearn.data.position import Rows, Then, generators_of
 from minilearn.random_states import random_states, set_random_states
 from minilearn.tensors import batch_size
 
-Step = tuple[Any, int, int]
-"""What a process has of a step: a batch, how many of its rows count here, how many all processes have together."""
+Step = tuple[Any, int, int, int]
+"""What a process has of a step: a batch, how many of its rows count here, how many rows all processes have together,
+and how many of the loader's batches these are."""
 Reader = Callable[[int], Iterator[Step]]
 """Gives a process's steps from a number on."""
 
@@ -42,13 +43,17 @@ class Share:
     Attributes:
         own: how many rows of the batch that was given last count here.
         total: how many rows that step has in all processes.
+        reached: how many of the loader's batches have been given by all processes together in this epoch: the place in
+            it, which any number of processes can go on from.
+        drawn: how many the loader had to draw for that.
     """
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self.rank, self.world = distributed.rank(), distributed.world_size()
-        self.own = self.total = 0
+        self.own = self.total = self.reached = self.drawn = 0
         self._twin: Any = None
+        self._start: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         n = steps(self.loader)
@@ -64,30 +69,59 @@ class Share:
     def __iter__(self) -> Iterator[Any]:
         return self.begin_at(0, _nothing)
 
+    def go_on_from(self, reached: int, step: int | None = None) -> tuple[int, int | None]:
+        """Has the next epoch begin where `reached` of the loader's batches have been given, by however many processes.
+
+        Args:
+            reached: how many.
+            step: the number of the step that comes then, where it is known.
+        Returns:
+            The number of that step, for `begin_at`, and of all steps of such an epoch (None: it is not known): where
+            other processes began it, the first is counted by its share of the rows.
+        """
+        n, left = length(self.loader), None
+        if n is not None:
+            plain = type(getattr(self.loader, "batch_sampler", None)) is BatchSampler
+            more = n - reached
+            left = max(0, more // self.world if plain and self.loader.drop_last else -(-more // self.world))
+            if step is None and reached % self.world and more > 0:
+                step = round(left * reached / more)
+        step = reached // self.world if step is None else step
+        self._start = step, reached
+        return step, None if left is None else step + left
+
     def begin_at(self, batch: int, then: Then) -> Iterator[Any]:
         """The batches from number `batch` on: see `position.batches_from`."""
+        at, start = self._start or (batch, batch * self.world)
+        start, self._start = start + (batch - at) * self.world, None
+        self.drawn = 0
         with numbers_of_main(generators_of(self.loader)):
-            read = self._planned(batch)
+            read = self._planned(start, batch)
         then()
-        for one, self.own, self.total in read:
+        self.reached = start
+        for one, self.own, self.total, given in read:
+            self.reached += given
             yield one
 
-    def _planned(self, first: int) -> Iterator[Step]:
-        """This process's steps, with their order drawn."""
+    def _planned(self, first: int, done: int) -> Iterator[Step]:
+        """This process's steps from batch number `first` of the loader on, `done` of them left out; in their order."""
         loader = self.loader
         if not isinstance(loader, torch.utils.data.DataLoader):
             return self._of_whole_batches(iter(loader), first)
         if isinstance(loader.dataset, IterableDataset) and loader.batch_size is not None:
-            return self._of_rows_that_come(loader, first)
+            return self._of_rows_that_come(loader, first, done)
         if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
             return self._of_whole_batches(iter(loader), first)
         if not isinstance(loader, DataLoader) or (columns := loader.columns) is None:
             # Where torch's loader draws one for its workers.
             seed = int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator))
-            return self._by_twin(loader, self._steps(loader)[first:], seed, first)
+            if loader.num_workers and not isinstance(loader, DataLoader) and first == done * self.world:
+                # torch's workers go on with the random numbers that they had: what was read is read again, as alone.
+                return _begun(self._by_twin(loader, self._steps(loader, 0), seed, 0), done)
+            return self._by_twin(loader, self._steps(loader, first), seed, first)
         if (order := _order(loader, len(columns[0]))) is not None:
             return self._in_one_order(loader, columns, order, first)
-        return self._of_columns(loader, columns, self._steps(loader)[first:])
+        return self._of_columns(loader, columns, self._steps(loader, first))
 
     # ---- rows by number ----
 
@@ -97,22 +131,25 @@ class Share:
         """Of tensors in an order of all rows: own rows are gathered as they are where there is one process."""
         bs, device, given = loader.batch_size or 1, columns[0].device, loader.as_given()
         group = bs * self.world
+        self.drawn = -(-len(order) // bs) + 1
+        order = order[first * bs :]
         full = len(order) // group
-        own = order[: full * group].view(full, self.world, bs)[first:, self.rank].reshape(-1)
+        own = order[: full * group].view(full, self.world, bs)[:, self.rank].reshape(-1)
         for batch in batches(columns, bs, len(own), on_device(own, device), pin=loader.pins()):
-            yield given(batch), bs, group
+            yield given(batch), bs, group, self.world
         left = order[full * group :]
-        if len(left) and not loader.drop_last and first <= full:
+        if len(left) and not loader.drop_last:
             rows, own_rows = self._share_of(left, bs)
-            yield given(copied(columns, on_device(rows, device), pin=loader.pins())), own_rows, len(left)
+            batch = copied(columns, on_device(rows, device), pin=loader.pins())
+            yield given(batch), own_rows, len(left), -(-len(left) // bs)
 
     def _of_columns(
-        self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: list[tuple[Rows, int, int]]
+        self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: list[tuple[Rows, int, int, int]]
     ) -> Iterator[Step]:
         device, given = columns[0].device, loader.as_given()
-        for rows, own, total in drawn:
+        for rows, *counts in drawn:
             indices = on_device(torch.as_tensor(rows), device)
-            yield given(copied(columns, indices, pin=loader.pins())), own, total
+            yield given(copied(columns, indices, pin=loader.pins())), *counts
 
     def _share_of(self, left: Any, bs: int) -> tuple[Any, int]:
         """This process's part of the rows that are left at the end, and how many of them count."""
@@ -121,7 +158,7 @@ class Share:
         own = left[begin : begin + sizes[self.rank]]
         return (own, len(own)) if len(own) else (left[: sizes[0]], 0)
 
-    def _by_twin(self, loader: Any, drawn: list[tuple[Rows, int, int]], seed: int, first: int) -> Iterator[Step]:
+    def _by_twin(self, loader: Any, drawn: list[tuple[Rows, int, int, int]], seed: int, first: int) -> Iterator[Step]:
         """Row by row: a twin of the loader reads what is this process's own, with random numbers of its own."""
         if self._twin is None:  # kept, and its batch sampler too: worker processes may live on from epoch to epoch
             self._twin = copy.copy(loader)
@@ -129,16 +166,18 @@ class Share:
             vars(self._twin).update(_iterator=None, generator=planned.generator, batch_sampler=planned)
             if isinstance(loader, DataLoader):
                 vars(self._twin).update(_numbered=planned)
-        for place, (rows, _, _) in enumerate(drawn, first):
-            rows.seed = (seed + place * self.world + self.rank) % 2**63
-        self._twin.batch_sampler.steps = [rows for rows, _, _ in drawn]
+        for i, (rows, *_) in enumerate(drawn):
+            rows.seed = (seed + first + i * self.world + self.rank) % 2**63
+        self._twin.batch_sampler.steps = [rows for rows, *_ in drawn]
         self._twin.generator.manual_seed((seed + self.rank) % 2**63)
-        for batch, (_, own, total) in zip(self._twin, drawn, strict=True):
-            yield batch, own, total
+        for batch, (_, *counts) in zip(self._twin, drawn, strict=True):
+            yield batch, *counts
 
-    def _steps(self, loader: Any) -> list[tuple[Rows, int, int]]:
+    def _steps(self, loader: Any, first: int) -> list[tuple[Rows, int, int, int]]:
         """The numbers of this process's rows, step by step."""
         drawn = [list(rows) for rows in loader.batch_sampler]
+        self.drawn = len(drawn) + 1
+        drawn = drawn[first:]
         groups = [drawn[i : i + self.world] for i in range(0, len(drawn), self.world)]
         plain = type(loader.batch_sampler) is BatchSampler and loader.batch_size is not None
         if groups and plain and loader.drop_last and len(groups[-1]) < self.world:
@@ -152,12 +191,12 @@ class Share:
                 rows, own = group[self.rank], len(group[self.rank])
             else:
                 rows, own = group[0], 0
-            steps.append((Rows(rows), own, total))
+            steps.append((Rows(rows), own, total, len(group)))
         return steps
 
     # ---- rows and batches that come ----
 
-    def _of_rows_that_come(self, loader: Any, first: int) -> Iterator[Step]:
+    def _of_rows_that_come(self, loader: Any, first: int, done: int) -> Iterator[Step]:
         if self._twin is None:
             rows = OwnRows(
                 loader.dataset, loader.batch_size, self.rank, self.world, loader.collate_fn, loader.drop_last
@@ -166,16 +205,28 @@ class Share:
             vars(self._twin).update(
                 dataset=rows, batch_size=None, batch_sampler=None, collate_fn=_same, drop_last=False, _iterator=None
             )
-        return _begun(iter(self._twin), first)
+        self._twin.dataset.skipped = 0
+        if first == done * self.world:
+            return _begun(iter(self._twin), done)
+        if loader.num_workers > 1:
+            raise ValueError(
+                f"an IterableDataset that {loader.num_workers} worker processes read cannot be gone on with in the"
+                " middle of an epoch by more or fewer processes than have begun it: each worker has rows of its own"
+            )
+        self._twin.dataset.skipped = first * loader.batch_size
+        return _begun(iter(self._twin), 0)
 
     def _of_whole_batches(self, given: Iterator[Any], first: int) -> Iterator[Step]:
-        return _begun(self._one_of_each(given), first)
+        done = sum(1 for _ in islice(given, first))
+        if done < first:
+            raise ValueError(f"the loader cannot go on with batch {first}: it has {done} batches")
+        return _begun(self._one_of_each(given), 0) if not first else self._one_of_each(given)
 
     def _one_of_each(self, given: Iterator[Any]) -> Iterator[Step]:
         while group := list(islice(given, self.world)):
             sizes = [batch_size(batch) for batch in group]
             mine = self.rank < len(group)
-            yield group[self.rank if mine else 0], sizes[self.rank] if mine else 0, sum(sizes)
+            yield group[self.rank if mine else 0], sizes[self.rank] if mine else 0, sum(sizes), len(group)
 
 
 def steps(dl: Any) -> int | None:
@@ -208,9 +259,13 @@ class OwnRows(IterableDataset[Step]):
         self, dataset: Any, bs: int, rank: int, world: int, collate: Callable[[list[Any]], Any], drop_last: bool
     ) -> None:
         vars(self).update(dataset=dataset, _bs=bs, _rank=rank, _world=world, _collate=collate, _drop_last=drop_last)
+        vars(self)["skipped"] = 0
 
     def __iter__(self) -> Iterator[Step]:
         rows, group, spare = iter(self.dataset), self._bs * self._world, None
+        for _ in islice(rows, self.skipped):
+            pass
+        vars(self)["skipped"] = 0  # once: a worker process may live on
         begin, end = self._rank * self._bs, (self._rank + 1) * self._bs
         total = group
         while total == group:
@@ -222,7 +277,7 @@ class OwnRows(IterableDataset[Step]):
                     spare = [row]
             spare = own or spare
             if total and not (self._drop_last and total < group):
-                yield self._collate(spare), len(own), total
+                yield self._collate(spare), len(own), total, -(-total // self._bs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset":  # asked for while an object is being unpickled
@@ -230,7 +285,10 @@ class OwnRows(IterableDataset[Step]):
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.dataset, name, value)
+        if name == "skipped":  # how many rows are left out at the beginning
+            vars(self)[name] = value
+        else:
+            setattr(self.dataset, name, value)
 
 
 class _Planned:

@@ -12,7 +12,7 @@ Any other number in a group keeps its own name.
 """
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -122,6 +122,17 @@ def _is_meant(group: Mapping[str, Any], key: str, index: int | None) -> bool:
     if key == "rho":  # a sharpness-aware optimizer has one too: a radius
         return "eps" in group and not {"mom", "momentum", "betas"} & group.keys()
     return index != 1 or len(group[key]) == 2  # of three betas the last is the squares', or none is
+
+
+def last_layer(groups: Sequence[Mapping[str, Any]]) -> int:
+    """The group that stands for the last layer, counted from the end: one that has weight decay, if it has any.
+
+    Layers are numbered where a Learner made the groups; of others the last is taken.
+    """
+    for i in range(-len(groups), 0):
+        if groups[i].get("layer") == groups[-1].get("layer", i) and not groups[i].get("no_wd"):
+            return i
+    return -1
 
 
 class Group(dict[str, Any]):
