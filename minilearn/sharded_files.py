@@ -113,7 +113,8 @@ def write_sharded(
 
     Args:
         folder: must not be there yet; its parent must, and all processes must see it.
-        tensors: DTensors, and plain tensors that are the same in all processes, by names that are too.
+        tensors: DTensors, and plain tensors, by names that are the same in all processes. Of a plain tensor, that of
+            the first process is written.
         values: what JSON holds, as `minilearn.states.flatten_state` gives it; those of the first process are written.
         kind: what the checkpoint is, which its reader asks for.
         group: the processes; by default all of the job, or this one where there is no process group.

@@ -59,11 +59,12 @@ class CopiesPlanner(DefaultSavePlanner):
     """Plans the writing of tensors of which copies were taken, so that the tensors themselves may change meanwhile.
 
     Args:
-        tensors: plain tensors and DTensors by name, the same names in all processes.
+        tensors: plain tensors and DTensors by name, the same names in all processes. Of what several have, the first
+            one's is written.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False, dedup_save_to_lowest_rank=True)
         self._own_plan = create_default_local_save_plan(dict(tensors), False)
         self._copies = {name: local(tensor).to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 

@@ -92,6 +92,8 @@ def writes(rank: int, folder: Path) -> dict[str, Any]:
     before = full(tensors)
     writer = ShardedWriter()
     called: list[int] = []
+    last = dict(trained()[0].named_parameters())["3.weight"]
+    tied = {"last": last, "other": torch.zeros_like(last.detach()), "again": last.detach()}
     writer.write(folder / "later", tensors, values, then=lambda: called.append(rank))
     for tensor in tensors.values():
         if tensor.stride() != (0,):
@@ -102,6 +104,7 @@ def writes(rank: int, folder: Path) -> dict[str, Any]:
         "full": before,
         "called": called,
         "local": [t.to_local().numel() for t in tensors.values() if hasattr(t, "to_local")],
+        "tied": flatten_state(tied)[0],
     }
 
 
@@ -113,6 +116,15 @@ def reads(rank: int, folder: Path, source: str, target: str | None) -> dict[str,
         write_sharded(folder / target, into, loaded)
     state = unflatten_state(loaded, into)
     return {"full": full(into), "values": {name: state[name] for name in VALUES}, "same": values == loaded}
+
+
+def names_of_all() -> set[str]:
+    """The names of the tensors of a trained model and what is kept beside it."""
+    made = model()
+    kept = {
+        f"opt.state.{i}.{what}" for i, _ in enumerate(made.parameters()) for what in ("step", "exp_avg", "exp_avg_sq")
+    }
+    return {f"model.{name}" for name in made.state_dict()} | {f"shared.{name}" for name in SHARED} | kept
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +142,7 @@ def test_four_processes_two_one_and_four_again_read_the_very_bits(
     folder, told = written
     right = told[0]["full"]
     assert any(0 in of_one["local"] for of_one in told), "some process should have nothing of some tensor"
+    assert right.keys() == names_of_all()
     shutil.copytree(folder / "four", tmp_path / "four")
     for n, source, target in ((2, "four", "two"), (1, "two", "one"), (4, "one", None)):
         for of_one in together(n, reads, tmp_path, source, target):
@@ -147,6 +160,14 @@ def test_a_checkpoint_written_beside_the_training_holds_what_was_when_it_began(
     found.read(into)
     assert full(into) == told[0]["full"]
     assert [of_one["called"] for of_one in told] == [[0], [], [], []]
+
+
+def test_tied_shards_are_one_tensor_in_all_processes_and_empty_ones_are_not_tied(
+    written: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    last = {"tensor": "last"}
+    for of_one in written[1]:
+        assert of_one["tied"] == {"dict": {"last": last, "other": {"tensor": "other"}, "again": last}}
 
 
 def test_every_process_writes_its_part_and_what_all_have_is_written_once(
