@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from minilearn.callback import Callbacks
 from minilearn.callbacks import (
     DevicePlacement,
+    Distributed,
     Divergence,
     LRFinder,
     LRSearch,
@@ -24,6 +25,7 @@ from minilearn.callbacks.checkpoint import Kept, checkpoints_of
 from minilearn.callbacks.profile import Profile, profile_fit
 from minilearn.compiling import check_mode
 from minilearn.data.loaders import DataLoaders
+from minilearn.distributed import launched
 from minilearn.errors import describe, in_range, whole
 from minilearn.fits import Moms, check_moms
 from minilearn.layered import Splitter, trainable_params
@@ -122,7 +124,8 @@ class Learner(TrialLoop):
         self.compiled = CompiledSteps(compile) if check_mode(compile) else None
         given = callbacks_of(cbs)
         if default_cbs:
-            self.add_cbs([kind for kind in DEFAULT_CALLBACKS if not any(isinstance(cb, kind) for cb in given)])
+            kinds = (*DEFAULT_CALLBACKS, Distributed) if launched() else DEFAULT_CALLBACKS
+            self.add_cbs([kind for kind in kinds if not any(isinstance(cb, kind) for cb in given)])
         self.add_cbs(given)
         self.event("after_create")
 

@@ -24,9 +24,10 @@ from minilearn.callback import (
     CancelValidException,
 )
 from minilearn.checks import APPEARS, explain_loss, explain_model, first_loss
-from minilearn.data.loader import DataLoader, length, no_batch
+from minilearn.data.loader import DataLoader, no_batch
 from minilearn.data.loaders import DataLoaders
 from minilearn.data.position import batches_from
+from minilearn.data.shares import steps
 from minilearn.errors import came_through, did_you_mean
 from minilearn.graphs import call
 from minilearn.losses import infer_loss
@@ -59,6 +60,7 @@ class Loop:
     iter: int
     n_iter: int | None
     _with_loss = True  # False where predictions alone are asked for
+    around: nn.Module | None = None  # what a callback has put around the model for training
 
     def __init__(self) -> None:
         self.cbs: list[Callback] = []
@@ -191,7 +193,7 @@ class Loop:
 
     def _predict(self, batch: Any) -> Any:
         try:
-            output = call(self.model, self.xb) if self.compiled is None else self.compiled.predict(self)
+            output = call(self.called, self.xb) if self.compiled is None else self.compiled.predict(self)
         except Exception as error:
             explain_model(error, self.model, self.xb, batch)
             raise
@@ -220,6 +222,11 @@ class Loop:
             raise
 
     # ---- what a batch is made of ----
+
+    @property
+    def called(self) -> nn.Module:
+        """What the batch is given to."""
+        return self.model if self.around is None or not self.training else self.around
 
     def _take(self, batch: Any) -> None:
         """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
@@ -298,7 +305,7 @@ class Loop:
 
     def _begin_part(self, dl: Any, *, training: bool, with_loss: bool = True) -> None:
         self.dl, self.training, self._with_loss = dl, training, with_loss
-        self.n_iter, self._begin = length(dl), None
+        self.n_iter, self._begin = steps(dl), None
         self._to_model = targets_taken(self.model) if self.loss_func is None else ()
         self._forget(*OF_A_BATCH, "iter")
         self._handlers = self._handlers_of[training]

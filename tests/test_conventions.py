@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
-    "errors", "tensors", "random_states", "compiling", "operators", "batches",
+    "errors", "tensors", "random_states", "distributed", "compiling", "operators", "batches",
     "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files",
     "checkpoints", "sharded_manifest", "sharded_storage", "sharded_files", "sharded_conversions", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule",
     "lr_suggest", "optim", "hooks", "summary_page",
@@ -46,6 +46,7 @@ ROOM_ORDER = {
         "columns",
         "position",
         "loader",
+        "shares",
         "order",
         "loaders",
         "transforms",
@@ -72,6 +73,7 @@ ROOM_ORDER = {
     ],
     "callbacks": [
         "train_eval",
+        "distributed",
         "device",
         "recorder",
         "nan",

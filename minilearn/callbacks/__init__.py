@@ -8,6 +8,7 @@ from minilearn.callbacks.checkpoint import Checkpoint
 from minilearn.callbacks.collect import CollectData, CollectDataCallback
 from minilearn.callbacks.csv_log import CSVLogger
 from minilearn.callbacks.device import DevicePlacement
+from minilearn.callbacks.distributed import Distributed
 from minilearn.callbacks.divergence import Divergence, DivergenceError
 from minilearn.callbacks.epochs import ShortEpoch, ShortEpochCallback, SkipToEpoch
 from minilearn.callbacks.gather_preds import FetchPreds, FetchPredsCallback, GatherPreds, GatherPredsCallback
@@ -49,6 +50,7 @@ __all__ = [
     "CollectDataCallback",
     "CutMix",
     "DevicePlacement",
+    "Distributed",
     "Divergence",
     "DivergenceError",
     "EarlyStopping",

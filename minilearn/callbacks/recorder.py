@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from minilearn import distributed
 from minilearn.callback import Callback
 from minilearn.errors import did_you_mean, in_range
-from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics
+from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics, joined
 from minilearn.optim.hypers import Place, named
 from minilearn.plots import plot_loss, plot_sched
 from minilearn.tensors import LateScalars, on_its_way, shape_text
@@ -282,6 +283,9 @@ class Recorder(Callback):
 
     def after_train(self) -> None:
         self._late.read()
+        if distributed.world_size() > 1:
+            self._smooth_loss.join()
+            self._losses[:] = distributed.mean_numbers(self._losses)
         if self._row is not None:
             self._row[0] = self._smooth_loss.value
             if self._in_training:
@@ -328,7 +332,7 @@ class Recorder(Callback):
         row: Row = []
         for metric in metrics:
             try:
-                value = metric.value
+                value = joined(metric).value
                 row.append(None if value is None else float(value))
             except Exception as error:
                 error.add_note(f"raised by the metric '{metric.name}'")

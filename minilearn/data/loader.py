@@ -1,8 +1,9 @@
 """The loader: batches of a dataset, whole ones at a time where the dataset is tensors."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -172,11 +173,11 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         Raises:
             ValueError: a batch was changed in place, though the first one was not.
         """
-        if self.columns is None or not self._in_order():
+        if self.columns is None or not self.as_they_lie():
             return iter(self)
         if torch.is_inference_mode_enabled() or any(column.is_inference() for column in self.columns):
             return iter(self)  # such tensors do not count their changes
-        if self._pins() and self.columns[0].is_cpu:
+        if self.pins() and self.columns[0].is_cpu:
             return iter(self)  # rows that are not in pinned memory would have to be waited for
         return self._lend(self.columns)
 
@@ -205,16 +206,19 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             )
 
     def _gather(self, columns: tuple[Tensor, ...], first: int = 0, then: Then | None = None) -> Iterator[Any]:
+        yield from map(self.as_given(), self._copies(columns, first, then))
+
+    def as_given(self) -> Callable[[list[Tensor]], Any]:
+        """What makes a batch of its columns, in the form in which the data set has its rows."""
         dataset: Any = self.dataset
         bare = isinstance(dataset, Tensor) or (isinstance(dataset, list) and isinstance(dataset[0], Tensor))
-        for batch in self._copies(columns, first, then):
-            yield batch[0] if bare else tuple(batch)
+        return itemgetter(0) if bare else tuple
 
-    def _pins(self) -> bool:
+    def pins(self) -> bool:
         """Whether batches in the computer's memory are in its pinned part."""
         return self.pin_memory and torch.accelerator.is_available()
 
-    def _in_order(self) -> bool:
+    def as_they_lie(self) -> bool:
         """Whether the rows come as they lie."""
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         return one_order and type(self.sampler) is SequentialSampler and len(self.sampler) == len(self.columns[0])  # type: ignore[index]
@@ -222,10 +226,10 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def _copies(self, columns: tuple[Tensor, ...], first: int, then: Then | None) -> Iterator[list[Tensor]]:
         """The batches' columns, in the sampler's order, from batch number `first` on."""
         n, device, sampler = len(columns[0]), columns[0].device, self.sampler
-        pin = self._pins()
+        pin = self.pins()
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         shuffled = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == n
-        if not (self._in_order() or (one_order and shuffled)):
+        if not (self.as_they_lie() or (one_order and shuffled)):
             several = iter(self.batch_sampler or ())
             for indices in drawn_without_first(several, first, then) if then else several:
                 yield copied(columns, on_device(torch.as_tensor(indices), device), pin=pin)

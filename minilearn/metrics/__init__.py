@@ -65,6 +65,7 @@ from minilearn.metrics.streaming import (
     Perplexity,
     ValueMetric,
     function_name,
+    joined,
     perplexity,
 )
 from minilearn.metrics.torch_metric import TorchMetric
@@ -121,6 +122,7 @@ __all__ = [
     "error_rate",
     "exp_rmspe",
     "function_name",
+    "joined",
     "mae",
     "mse",
     "msle",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from minilearn import distributed
 from minilearn.errors import in_range
 from minilearn.tensors import LateScalars, batch_size, shape_text
 
@@ -65,6 +66,14 @@ class Metric:
         """The metric over all that was accumulated; None where there was nothing."""
         raise NotImplementedError
 
+    def join(self) -> None:
+        """Takes on what the same metric has accumulated in the other processes of the job: all have the same then.
+
+        Raises:
+            NotImplementedError: it does not say how.
+        """
+        raise NotImplementedError
+
     def state_dict(self) -> dict[str, Any]:
         """What was accumulated, for a run that is gone on with: its attributes that are numbers, tensors or lists."""
         return {name: own(value) for name, value in vars(self).items() if isinstance(value, (int, float, Tensor, list))}
@@ -72,6 +81,13 @@ class Metric:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` gave."""
         vars(self).update({name: own(value) for name, value in state.items()})
+
+
+def joined(metric: Metric) -> Metric:
+    """The metric with what all processes of the job have accumulated."""
+    if distributed.world_size() > 1:
+        metric.join()
+    return metric
 
 
 def own(value: Any) -> Any:
@@ -141,6 +157,12 @@ class AvgMetric(Metric):
         self._late.read()
         return self._finish(self._total / self._count) if self._count else None
 
+    def join(self) -> None:
+        """Adds the other processes' rows."""
+        self._late.read()
+        self._total, count = distributed.sum_numbers([self._total, self._count])
+        self._count = round(count)
+
     def state_dict(self) -> dict[str, Any]:
         """What was accumulated. Waits for the device."""
         self._late.read()
@@ -196,6 +218,11 @@ class AvgSmoothLoss(Metric):
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch's loss on; nothing is read from the device."""
         self._late.append(learn.loss)
+
+    def join(self) -> None:
+        """The mean over the processes, which have taken on as many batches each."""
+        self._late.read()
+        (self._average,) = distributed.mean_numbers([self._average])
 
     def state_dict(self) -> dict[str, float]:
         """What is needed to go on. Waits for the device."""
@@ -300,6 +327,9 @@ class ValueMetric(Metric):
 
     def accumulate(self, learn: Batch) -> None:
         """Nothing is taken from a batch."""
+
+    def join(self) -> None:
+        """Nothing is kept; each process asks `func`."""
 
     @property
     def value(self) -> float | None:

@@ -2,8 +2,11 @@
 
 import ast
 import contextlib
+import importlib.util
 import io
+import os
 import re
+import subprocess
 import sys
 import traceback
 import warnings
@@ -35,10 +38,15 @@ class Block:
     is_output: bool  # nothing but empty lines between it and the python block before it
 
     @property
-    def not_run(self) -> str | None:
-        """Why it is not carried out: its first line says so."""
-        found = re.match(r"# not run: (.+)", self.text)
-        return found[1] if found else None
+    def needs(self) -> list[str]:
+        """The packages without which it is left out: its first line names them."""
+        found = re.match(r"# needs: (.+)", self.text)
+        return re.split(r", *", found[1]) if found else []
+
+    @property
+    def missing(self) -> list[str]:
+        """Those of `needs` that are not installed."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
 def split(page: str) -> tuple[list[Block], list[str]]:
@@ -78,7 +86,7 @@ def run(page: Path) -> ModuleType:
         for block, after in pairwise([*blocks, None]):
             if block is None or block.language != "python":
                 continue
-            if block.not_run:
+            if block.missing:
                 ast.parse(block.text)
                 continue
             printed = carry_out(block, page, program)
@@ -88,6 +96,33 @@ def run(page: Path) -> ModuleType:
     finally:
         sys.modules["__main__"] = main
     return program
+
+
+def run_apart(page: Path, folder: Path) -> None:
+    """`run` in a process of its own: other frameworks set what holds for a whole process.
+
+    They seed all generators, take over signals and loggers, and read the environment while they are imported.
+    """
+    apart(folder, __file__, str(page))
+
+
+def apart(folder: Path, *command: str) -> str:
+    """What a Python program prints that is run in `folder`, where Keras keeps its settings, too."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "KERAS_HOME": str(folder)}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def warnings_of_others_aside() -> None:
+    """Warnings are errors, but for those that other packages mean for each other, and advice that depends on the cores."""
+    warnings.simplefilter("error")
+    # Lightning 2.6.6 calls what torch 2.13 gives up, Keras 3.15.1 what numpy 2.4 does
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("error", module=r"(__main__|minilearn\b)")
+    # Lightning advises so where there are three cores or more
+    warnings.filterwarnings("ignore", r"The '\w+' does not have many workers")
 
 
 def carry_out(block: Block, page: Path, program: ModuleType) -> str:
@@ -156,3 +191,11 @@ def near(number: str, shown: str) -> bool:
     if shown.lstrip("+-").isdigit():
         return number == shown
     return abs(float(number) - float(shown)) <= ABSOLUTE + RELATIVE * abs(float(shown))
+
+
+if __name__ == "__main__":
+    from minilearn.operators import ready_for_torchvision
+
+    warnings_of_others_aside()
+    ready_for_torchvision()  # Lightning imports torchmetrics, which imports it
+    run(Path(sys.argv[1]))

@@ -3,13 +3,15 @@
 The convention is in CONTRIBUTING.md, under "How the code reads".
 """
 
+import configparser
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from doc_pages import PAGES, ROOT, difference, run, split
+from doc_pages import PAGES, ROOT, difference, run, run_apart, split
 from shell_commands import commands, complaint
 
 WITH_CODE = [page for page in PAGES if any(block.language == "python" for block in split(page.read_text())[0])]
@@ -43,15 +45,20 @@ def test_code_runs_in_its_order_and_prints_what_is_shown(
     page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_before: None
 ) -> None:
     blocks, prose = split(page.read_text())
-    if any(re.search(r"\bmnist(_sample)?\(", block.text) for block in blocks if not block.not_run):
+    if any(re.search(r"\bmnist(_sample)?\(", block.text) for block in blocks):
         assert "MNIST" in "\n".join(prose), "a page says that its code needs MNIST"
         request.getfixturevalue("mnist_root")
     monkeypatch.chdir(tmp_path)
-    run(page)
+    if any(block.needs for block in blocks):
+        run_apart(page, tmp_path)
+    else:
+        run(page)
     if any("pyplot" in line or "plot" in line for block in blocks for line in block.text.splitlines()):
         import matplotlib.pyplot as plt
 
         plt.close("all")
+    if missing := {package for block in blocks for package in block.missing}:
+        pytest.skip(f"all but the blocks that need {', '.join(sorted(missing))}: pip install -e '.[test]'")
 
 
 @every_page
@@ -72,7 +79,7 @@ def test_blocks_are_python_text_or_shell(page: Path) -> None:
 def test_commands_are_there(page: Path) -> None:
     blocks, prose = split(page.read_text())
     inline = re.findall(r"`((?:[A-Z_]+=\S+ )*(?:make|python|pytest|pip) [^`]+)`", " ".join(prose))
-    shell = [block.text for block in blocks if block.language == "sh" and not block.not_run]
+    shell = [block.text for block in blocks if block.language == "sh"]
     found = {" ".join(words): complaint(words) for text in shell + inline for words in commands(text)}
     assert {command: wrong for command, wrong in found.items() if wrong} == {}
 
@@ -176,12 +183,48 @@ def test_warning_that_nothing_announces_is_an_error(tmp_path: Path) -> None:
         run(made(tmp_path, "```python\nimport warnings\n\nwarnings.warn('look out', stacklevel=1)\n```\n"))
 
 
-def test_block_that_is_not_run_gives_its_reason_and_is_python(tmp_path: Path) -> None:
-    run(made(tmp_path, "```python\n# not run: needs a GPU\n1 / 0\n```\n"))
+def test_block_is_left_out_where_a_package_that_it_needs_is_missing_but_is_python(tmp_path: Path) -> None:
+    page = made(tmp_path, "```python\n# needs: torch, no_such_package\n1 / 0\n```\n\n```python\na = 1\n```\n")
+    (block, _), _ = split(page.read_text())
+    assert (block.needs, block.missing) == (["torch", "no_such_package"], ["no_such_package"])
+    assert run(page).a == 1  # type: ignore[attr-defined]
     with pytest.raises(SyntaxError):
-        run(made(tmp_path, "```python\n# not run: needs a GPU\n1 /\n```\n"))
+        run(made(tmp_path, "```python\n# needs: no_such_package\n1 /\n```\n"))
+
+
+def test_block_runs_where_the_packages_that_it_needs_are_there(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        run(made(tmp_path, "```python\n# not run:\n1 / 0\n```\n"))
+        run(made(tmp_path, "```python\n# needs: torch, pytest\n1 / 0\n```\n"))
+
+
+def test_packages_that_blocks_need_come_with_the_extra_for_tests() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    extra = set(re.findall(r"^[\w-]+", settings["options.extras_require"]["test"], re.MULTILINE))
+    needed = {package for page in WITH_CODE for block in split(page.read_text())[0] for package in block.needs}
+    assert {"keras", "lightning"} <= needed <= extra
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("print(1)\n1 / 0", r'page.md", line 3, in <module>\n    1 / 0\n.*\nZeroDivisionError'),
+        ("print(2)", "page.md, line 6: .*'1'.* is shown, and .*'2'"),
+        ("import warnings\nwarnings.warn('look out', FutureWarning, stacklevel=1)", "FutureWarning: look out"),
+        ("import warnings\nwarnings.warn('look out', stacklevel=9)", "UserWarning: look out"),
+    ],
+)
+def test_page_in_a_process_of_its_own_fails_as_in_this_one(tmp_path: Path, code: str, wrong: str) -> None:
+    page = made(tmp_path, f"```python\n{code}\n```\n\n```text\n1\n```\n")
+    with pytest.raises(AssertionError, match=wrong):
+        run_apart(page, tmp_path)
+
+
+def test_page_in_a_process_of_its_own_changes_its_folder_alone(tmp_path: Path) -> None:
+    code = "import os\n\nos.environ['LEFT_BEHIND'] = open('left', 'w').name\nprint(__name__)"
+    run_apart(made(tmp_path, f"```python\n{code}\n```\n\n```text\n__main__\n```\n"), tmp_path)
+    assert "LEFT_BEHIND" not in os.environ
+    assert (tmp_path / "left").exists()
 
 
 @pytest.mark.parametrize(

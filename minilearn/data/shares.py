@@ -1,0 +1,303 @@
+"""A loader's batches divided among processes: step k of all together has the rows of step k of one with larger ones."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, IterableDataset, RandomSampler
+
+from minilearn import distributed
+from minilearn.data.columns import batches, copied, on_device
+from minilearn.data.loader import DataLoader, length
+from minilearn.data.position import Rows, Then, generators_of
+from minilearn.random_states import random_states, set_random_states
+from minilearn.tensors import batch_size
+
+Step = tuple[Any, int, int]
+"""What a process has of a step: a batch, how many of its rows count here, how many all processes have together."""
+Reader = Callable[[int], Iterator[Step]]
+"""Gives a process's steps from a number on."""
+
+
+class Share:
+    """What one of several processes reads of a loader, whose batches are those of one process.
+
+    With batches of `bs` rows, N processes together do the work of one with batches of N · `bs`: the order is drawn as
+    there, from rank 0's random numbers, and process r has the rows r · `bs` to (r + 1) · `bs` of each N · `bs`. What is
+    left at the end is divided evenly, at least two rows each where there are so many, as layers that normalise over the
+    batch need two. All processes make as many steps. One without a row left gets rows of another's to go along with:
+    `own` is 0 then, and they count for nothing.
+
+    Loaders that fetch rows by number fetch their own alone. Of an `IterableDataset` every process reads all rows, and
+    makes batches of its own. Of any other loader, of batches that are put together already, every process reads all and
+    takes one of N; so it is with a batch sampler that is not torch's own.
+
+    Args:
+        loader: any iterable of batches.
+
+    Attributes:
+        own: how many rows of the batch that was given last count here.
+        total: how many rows that step has in all processes.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.rank, self.world = distributed.rank(), distributed.world_size()
+        self.own = self.total = 0
+        self._twin: Any = None
+
+    def __len__(self) -> int:
+        n = steps(self.loader)
+        if n is None:
+            raise TypeError(f"{type(self.loader).__name__} has no length")
+        return n
+
+    @property
+    def weight(self) -> float:
+        """What makes the mean over processes of means over `own` rows the mean over all rows: 1 in a full step."""
+        return self.own * self.world / self.total
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.begin_at(0, _nothing)
+
+    def begin_at(self, batch: int, then: Then) -> Iterator[Any]:
+        """The batches from number `batch` on: see `position.batches_from`."""
+        with numbers_of_main(generators_of(self.loader)):
+            read = self._planned(batch)
+        then()
+        for one, self.own, self.total in read:
+            yield one
+
+    def _planned(self, first: int) -> Iterator[Step]:
+        """This process's steps, with their order drawn."""
+        loader = self.loader
+        if not isinstance(loader, torch.utils.data.DataLoader):
+            return self._of_whole_batches(iter(loader), first)
+        if isinstance(loader.dataset, IterableDataset) and loader.batch_size is not None:
+            return self._of_rows_that_come(loader, first)
+        if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
+            return self._of_whole_batches(iter(loader), first)
+        if not isinstance(loader, DataLoader) or (columns := loader.columns) is None:
+            # Where torch's loader draws one for its workers.
+            seed = int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator))
+            return self._by_twin(loader, self._steps(loader)[first:], seed, first)
+        if (order := _order(loader, len(columns[0]))) is not None:
+            return self._in_one_order(loader, columns, order, first)
+        return self._of_columns(loader, columns, self._steps(loader)[first:])
+
+    # ---- rows by number ----
+
+    def _in_one_order(
+        self, loader: DataLoader, columns: tuple[Tensor, ...], order: Tensor, first: int
+    ) -> Iterator[Step]:
+        """Of tensors in an order of all rows: own rows are gathered as they are where there is one process."""
+        bs, device, given = loader.batch_size or 1, columns[0].device, loader.as_given()
+        group = bs * self.world
+        full = len(order) // group
+        own = order[: full * group].view(full, self.world, bs)[first:, self.rank].reshape(-1)
+        for batch in batches(columns, bs, len(own), on_device(own, device), pin=loader.pins()):
+            yield given(batch), bs, group
+        left = order[full * group :]
+        if len(left) and not loader.drop_last and first <= full:
+            rows, own_rows = self._share_of(left, bs)
+            yield given(copied(columns, on_device(rows, device), pin=loader.pins())), own_rows, len(left)
+
+    def _of_columns(
+        self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: list[tuple[Rows, int, int]]
+    ) -> Iterator[Step]:
+        device, given = columns[0].device, loader.as_given()
+        for rows, own, total in drawn:
+            indices = on_device(torch.as_tensor(rows), device)
+            yield given(copied(columns, indices, pin=loader.pins())), own, total
+
+    def _share_of(self, left: Any, bs: int) -> tuple[Any, int]:
+        """This process's part of the rows that are left at the end, and how many of them count."""
+        sizes = share_sizes(len(left), self.world, bs)
+        begin = sum(sizes[: self.rank])
+        own = left[begin : begin + sizes[self.rank]]
+        return (own, len(own)) if len(own) else (left[: sizes[0]], 0)
+
+    def _by_twin(self, loader: Any, drawn: list[tuple[Rows, int, int]], seed: int, first: int) -> Iterator[Step]:
+        """Row by row: a twin of the loader reads what is this process's own, with random numbers of its own."""
+        if self._twin is None:  # kept, and its batch sampler too: worker processes may live on from epoch to epoch
+            self._twin = copy.copy(loader)
+            planned = _Planned(torch.Generator())
+            vars(self._twin).update(_iterator=None, generator=planned.generator, batch_sampler=planned)
+            if isinstance(loader, DataLoader):
+                vars(self._twin).update(_numbered=planned)
+        for place, (rows, _, _) in enumerate(drawn, first):
+            rows.seed = (seed + place * self.world + self.rank) % 2**63
+        self._twin.batch_sampler.steps = [rows for rows, _, _ in drawn]
+        self._twin.generator.manual_seed((seed + self.rank) % 2**63)
+        for batch, (_, own, total) in zip(self._twin, drawn, strict=True):
+            yield batch, own, total
+
+    def _steps(self, loader: Any) -> list[tuple[Rows, int, int]]:
+        """The numbers of this process's rows, step by step."""
+        drawn = [list(rows) for rows in loader.batch_sampler]
+        groups = [drawn[i : i + self.world] for i in range(0, len(drawn), self.world)]
+        plain = type(loader.batch_sampler) is BatchSampler and loader.batch_size is not None
+        if groups and plain and loader.drop_last and len(groups[-1]) < self.world:
+            groups.pop()
+        steps = []
+        for group in groups:
+            total = sum(map(len, group))
+            if plain and total < self.world * loader.batch_size:
+                rows, own = self._share_of([row for rows in group for row in rows], loader.batch_size)
+            elif self.rank < len(group):
+                rows, own = group[self.rank], len(group[self.rank])
+            else:
+                rows, own = group[0], 0
+            steps.append((Rows(rows), own, total))
+        return steps
+
+    # ---- rows and batches that come ----
+
+    def _of_rows_that_come(self, loader: Any, first: int) -> Iterator[Step]:
+        if self._twin is None:
+            rows = OwnRows(
+                loader.dataset, loader.batch_size, self.rank, self.world, loader.collate_fn, loader.drop_last
+            )
+            self._twin = copy.copy(loader)
+            vars(self._twin).update(
+                dataset=rows, batch_size=None, batch_sampler=None, collate_fn=_same, drop_last=False, _iterator=None
+            )
+        return _begun(iter(self._twin), first)
+
+    def _of_whole_batches(self, given: Iterator[Any], first: int) -> Iterator[Step]:
+        return _begun(self._one_of_each(given), first)
+
+    def _one_of_each(self, given: Iterator[Any]) -> Iterator[Step]:
+        while group := list(islice(given, self.world)):
+            sizes = [batch_size(batch) for batch in group]
+            mine = self.rank < len(group)
+            yield group[self.rank if mine else 0], sizes[self.rank] if mine else 0, sum(sizes)
+
+
+def steps(dl: Any) -> int | None:
+    """How many steps all processes make over a loader, as many as one with larger batches; None: it does not say."""
+    n = length(dl)
+    if n is None or isinstance(dl, Share):
+        return n
+    world = distributed.world_size()
+    plain = type(getattr(dl, "batch_sampler", None)) is BatchSampler
+    return n // world if plain and dl.drop_last else -(-n // world)
+
+
+def share_sizes(rows: int, world: int, bs: int) -> list[int]:
+    """How many of the last `rows` each of so many processes has, with batches of at most `bs`; two at least, or none.
+
+    >>> share_sizes(9, 4, 8), share_sizes(5, 4, 8), share_sizes(1, 4, 8), share_sizes(3, 4, 1)
+    ([3, 2, 2, 2], [3, 2, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0])
+    """
+    sharers = max(-(-rows // bs), min(world, rows // min(2, bs)), 1)
+    return [rows // sharers + (r < rows % sharers) if r < sharers else 0 for r in range(world)]
+
+
+class OwnRows(IterableDataset[Step]):
+    """One process's batches of an `IterableDataset`, of which each reads all rows; the last ones may leave some out.
+
+    Everything else that is asked of it is the data set's.
+    """
+
+    def __init__(
+        self, dataset: Any, bs: int, rank: int, world: int, collate: Callable[[list[Any]], Any], drop_last: bool
+    ) -> None:
+        vars(self).update(dataset=dataset, _bs=bs, _rank=rank, _world=world, _collate=collate, _drop_last=drop_last)
+
+    def __iter__(self) -> Iterator[Step]:
+        rows, group, spare = iter(self.dataset), self._bs * self._world, None
+        begin, end = self._rank * self._bs, (self._rank + 1) * self._bs
+        total = group
+        while total == group:
+            own, total = [], 0
+            for total, row in enumerate(islice(rows, group), 1):
+                if begin < total <= end:
+                    own.append(row)
+                elif spare is None:
+                    spare = [row]
+            spare = own or spare
+            if total and not (self._drop_last and total < group):
+                yield self._collate(spare), len(own), total
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # asked for while an object is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+
+class _Planned:
+    """A batch sampler of batches that are known; to minilearn's loader it is a numbered one."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.steps: list[Rows] = []
+        self.generator = generator
+        self.begin: tuple[int, Then] = (0, _nothing)
+        self.drawn = self.ahead = 0
+        self.batches = self
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Rows]:
+        return iter(self.steps)
+
+
+@contextmanager
+def numbers_of_main(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """With rank 0's random numbers for the length of a ``with`` block; after it each process has its own again.
+
+    Args:
+        generators: generators that stand as rank 0's do from now on, too.
+    """
+    if distributed.world_size() == 1:
+        yield
+        return
+    main = distributed.is_main()
+    held = (random_states(), [g.get_state() for g in generators]) if main else None
+    states, given = distributed.from_main(held)
+    own = None if main else random_states()
+    if not main:
+        set_random_states({**states, "cuda": []})
+        for generator, state in zip(generators, given, strict=True):
+            generator.set_state(state)
+    try:
+        yield
+    finally:
+        if own is not None:
+            set_random_states(own)
+
+
+def _order(loader: DataLoader, n: int) -> Tensor | None:
+    """The rows' numbers in their order, drawn as `DataLoader` does; None where its sampler is another."""
+    sampler = loader.sampler
+    if loader.as_they_lie():
+        return torch.arange(n)
+    if type(loader.batch_sampler) is not BatchSampler or loader.batch_size is None:
+        return None
+    if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == n:
+        return torch.randperm(n, generator=sampler.generator)
+    return None
+
+
+def _begun(all_steps: Iterator[Any], first: int) -> Iterator[Step]:
+    """Steps from number `first` on; what a generator does before its first row is done at once."""
+    head = list(islice(all_steps, first or 1))
+    if len(head) < first:
+        raise ValueError(f"the loader cannot go on with batch {first}: it has {len(head)} batches")
+    return all_steps if first else chain(head, all_steps)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _nothing() -> None:
+    """Nothing is done."""

@@ -1,0 +1,170 @@
+"""The processes of one job: which of them this is, how many there are, and what all of them know together.
+
+A process is alone until `start`: rank 0 of 1, whose sums are its own and whose word is everybody's.
+"""
+
+import atexit
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from minilearn.errors import positive
+
+TIMEOUT_S = 300.0
+"""How long a process waits for the others by default before it gives up with an error."""
+
+
+@dataclass
+class _Job:
+    """This process's place; `cpu` is the group for what lies in the computer's memory, which NCCL's is not for."""
+
+    rank: int = 0
+    world: int = 1
+    cpu: Any = None
+
+
+_job = _Job()
+
+
+def launched() -> bool:
+    """Whether a launcher such as torchrun has started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def start(timeout_s: float = TIMEOUT_S) -> None:
+    """Joins the other processes of the job, by a launcher's environment or by a group that is there already.
+
+    Where there is a CUDA GPU, the process takes the one of its local rank, and sums over GPUs go by NCCL.
+
+    Args:
+        timeout_s: seconds that one process waits for another; a collective that takes longer is an error.
+    Raises:
+        RuntimeError: there is neither; the message says how to start one.
+    """
+    if _job.cpu is not None:
+        return
+    timeout = timedelta(seconds=positive("timeout_s", timeout_s))
+    if not dist.is_available():
+        raise RuntimeError("this build of torch has no torch.distributed")
+    if not dist.is_initialized():
+        if "RANK" not in os.environ:
+            raise RuntimeError(
+                "this process was started alone: torchrun --nproc-per-node 2 SCRIPT starts two, and Distributed in each"
+                " finds the other"
+            )
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
+        atexit.register(stop)
+    has_cpu = "gloo" in str(dist.get_backend_config())
+    _job.cpu = dist.group.WORLD if has_cpu else dist.new_group(backend="gloo", timeout=timeout)
+    _job.rank, _job.world = dist.get_rank(), dist.get_world_size()
+
+
+def stop() -> None:
+    """Leaves the job: this process is alone again."""
+    _job.rank, _job.world, _job.cpu = 0, 1, None
+    with suppress(Exception):
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return _job.rank
+
+
+def world_size() -> int:
+    """How many processes work together; 1 where this one is alone."""
+    return _job.world
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and speaks: rank 0."""
+    return _job.rank == 0
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """How many processes of the job a launcher has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def sum_all(tensor: Tensor) -> Tensor:
+    """The sum over all processes, of tensors of one shape; alone it is the tensor itself."""
+    if _job.world == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total, group=_job.cpu if total.is_cpu else None)
+    return total
+
+
+def sum_numbers(numbers: Iterable[float]) -> list[float]:
+    """The sums over all processes of so many numbers, in double precision."""
+    listed = list(numbers)
+    if _job.world == 1 or not listed:
+        return listed
+    sums: list[float] = sum_all(torch.tensor(listed, dtype=torch.float64)).tolist()
+    return sums
+
+
+def mean_numbers(numbers: Iterable[float]) -> list[float]:
+    """The means over all processes of so many numbers."""
+    return [total / _job.world for total in sum_numbers(numbers)]
+
+
+def largest(numbers: Iterable[float]) -> list[float]:
+    """The largest that any process has, of each of so many numbers."""
+    listed = list(numbers)
+    if _job.world == 1 or not listed:
+        return listed
+    found = torch.tensor(listed, dtype=torch.float64)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_job.cpu)
+    values: list[float] = found.tolist()
+    return values
+
+
+def from_main(value: Any) -> Any:
+    """What rank 0 has, in every process; others' own value is left."""
+    if _job.world == 1:
+        return value
+    held = [value if _job.rank == 0 else None]
+    dist.broadcast_object_list(held, src=0, group=_job.cpu)
+    return held[0]
+
+
+def same_as_main(tensors: Iterable[Tensor]) -> None:
+    """Puts rank 0's numbers into every process's tensors, in place."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        by_device.setdefault(tensor.device, []).append(tensor.detach())
+    if _job.world > 1:
+        for device, listed in by_device.items():
+            group: Any = _job.cpu if device.type == "cpu" else dist.group.WORLD
+            torch._C._distributed_c10d._broadcast_coalesced(group, listed, 1 << 28, 0)
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each process has, by rank, in every process."""
+    if _job.world == 1:
+        return [value]
+    held: list[Any] = [None] * _job.world
+    dist.all_gather_object(held, value, group=_job.cpu)
+    return held
+
+
+def barrier() -> None:
+    """Waits until every process has come here."""
+    if _job.world > 1:
+        dist.barrier(group=_job.cpu)
