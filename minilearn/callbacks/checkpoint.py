@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minilearn import distributed
 from minilearn.callback import Callback, CancelFitException, CancelTrainException, CancelValidException
 from minilearn.callbacks.job import by_class, differences, job_of, keeps
-from minilearn.checkpoints import CheckpointFolder
 from minilearn.data.position import draw_ahead, drawn, generators_of
 from minilearn.errors import describe, positive, whole
 from minilearn.files import FileError
 from minilearn.random_states import random_states, set_random_states
+from minilearn.shared_checkpoints import Like, SharedFolder, placing
 from minilearn.states import flatten_state
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -31,6 +32,10 @@ PARTS = {
     *("epoch", "batch", "drawn", "finished", "random", "generators", "callbacks"),
 }
 """What a checkpoint always holds."""
+ASK_S = 1.0
+"""How often several processes ask each other whether one was told to stop, or finds that it is time to write."""
+ASK_BATCHES = 100
+"""After so many batches they ask at the latest: the next ones may be slower."""
 SHOWN = 8
 """How many differences between two runs a message lists."""
 
@@ -42,10 +47,13 @@ class Checkpoint(Callback):
     random numbers, the place in the epoch with its order, gradients that are still adding up. On a CPU a fit that was
     interrupted and taken up ends with the very numbers of one that was not. A fit that is done is not done again.
 
-    Checkpoints are written while training goes on, each to a file of its own (`CheckpointFolder`). On SIGTERM and
+    Checkpoints are written while training goes on, each to a file of its own (`SharedFolder`). On SIGTERM and
     Ctrl-C the batch is brought to its end, a checkpoint is written, and the process ends (`SystemExit(143)`,
     `KeyboardInterrupt`); in validation the checkpoint is of its beginning. A second signal ends it at once. Signals are
     heard in the main thread only, and those that the process ignored before are ignored still.
+
+    Several processes keep a run together, in a folder that all of them see: each writes its shards where the model is
+    sharded, else the first one writes. They take a run up that another number of processes began.
 
     Costs a look at the clock a batch (0.2 µs); a checkpoint is a copy of the state in memory, and its writing takes
     place in another thread. It looks on only, so steps may be compiled whole.
@@ -80,8 +88,9 @@ class Checkpoint(Callback):
         self.every_batches = None if every_batches is None else whole("every_batches", every_batches, 1)
         self.every_s = None if every_s is None else positive("every_s", every_s)
         self.every_epoch, self.keep = every_epoch, whole("keep", keep, 1)
-        self._folder: CheckpointFolder | None = None
+        self._folder: SharedFolder | None = None
         self._loaded: dict[str, Any] | None = None
+        self._heard: int | None = None  # by this process; `_signal` is what all processes know of
         self._signal: int | None = None
         self._heard_at = 0.0
         self._handlers: dict[int, Any] = {}
@@ -90,9 +99,10 @@ class Checkpoint(Callback):
     # ---- the events ----
 
     def before_fit(self) -> None:
-        self._folder = CheckpointFolder(self.learn.path / self.path, self.keep)
+        self._folder = SharedFolder(self.learn.path / self.path, self.keep, self._places)
         self._folder.open()
-        self._signal, self._since = None, 0
+        self._heard, self._signal, self._since = None, None, 0
+        self._unasked, self._ask_every, self._asked_at = 0, 1, time.monotonic()
         self._finished = self._at_once = self._in_training = False
         self._untried = self._begun = True
         self._job = job_of(self.learn)
@@ -121,12 +131,16 @@ class Checkpoint(Callback):
 
     def after_batch(self) -> None:
         if not self.training:
-            if self._signal is not None and not self._in_training:
+            if self._in_training:
+                return
+            self._ask()
+            if self._signal is not None:
                 raise CancelValidException
             return
         self._since += 1
         by_clock = self.every_s is not None and time.monotonic() - self._written_at >= self.every_s
-        if by_clock or self._since == self.every_batches or self._signal is not None:
+        due = self._ask(by_clock)
+        if due or self._since == self.every_batches or self._signal is not None:
             self._write(self._place(self.epoch, self.iter + 1))
             self._stop_if_told()
         elif self._untried:
@@ -142,17 +156,20 @@ class Checkpoint(Callback):
         self._validation_begins = self._place(self.epoch, None), self._buffers()
 
     def after_validate(self) -> None:
+        self._ask(now=True)
         if self._signal is not None and not self._in_training:
             self._write(*self._validation_begins)
             self._stop_if_told()
 
     def after_epoch(self) -> None:
+        self._ask(now=True)
         if self.epoch + 1 < self.n_epoch and (self.every_epoch or self._signal is not None):
             self._write(self._place(self.epoch + 1, 0))
             self._stop_if_told()
 
     def after_fit(self) -> None:
         if self._begun and not self._finished:
+            self._ask(now=True)
             self._write({**self._place(self.epoch, 0), "finished": True})
             self._stop_if_told()
 
@@ -165,6 +182,7 @@ class Checkpoint(Callback):
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._handlers = {}
+        self._signal = self._heard
         self._stop_if_told()  # by a signal that came after the last look
 
     # ---- writing ----
@@ -215,7 +233,7 @@ class Checkpoint(Callback):
         self._folder.write(state, wait=self._signal is not None)
         self._written_at, self._since = time.monotonic(), 0
 
-    def _finish(self, folder: CheckpointFolder) -> None:
+    def _finish(self, folder: SharedFolder) -> None:
         """Waits until the last checkpoint is written, whatever comes in between."""
         try:
             folder.finish()
@@ -230,6 +248,12 @@ class Checkpoint(Callback):
         return by_class(filter(keeps, self.learn.cbs))
 
     # ---- taking up ----
+
+    def _places(self) -> Like:
+        """How the tensors of a checkpoint that others may have written are to be laid out here."""
+        params = [p for group in self.learn.opt.param_groups for p in group["params"]]
+        current = flatten_state(self._state(self._place(0, 0)))[1]
+        return placing(current, params, dict(self.learn.model.named_parameters()))
 
     def _take_up(self, file: Path, state: dict[str, Any]) -> None:
         """Goes to the epoch of a checkpoint; its state is loaded there where it was taken."""
@@ -303,19 +327,38 @@ class Checkpoint(Callback):
         alone = os.getpid() == self._process
         if not alone and number == signal.SIGINT:
             return
-        if alone and self._signal is None:
-            self._signal, self._heard_at = number, time.monotonic()
+        if alone and self._heard is None:
+            self._heard, self._heard_at = number, time.monotonic()
         elif not alone or time.monotonic() - self._heard_at > APART_S:
             self._at_once = True
             signal.signal(number, self._handlers.get(number, signal.SIG_DFL))
             os.kill(os.getpid(), number)
 
+    def _ask(self, due: bool = False, now: bool = False) -> bool:
+        """Whether it is time to write, and whether a signal was heard: in any process, of which all ask at one place.
+
+        Several processes ask about once a second, or `now`; in between it is not time for any of them.
+        """
+        if distributed.world_size() == 1:
+            self._signal = self._heard
+            return due
+        self._unasked += 1
+        if self._unasked < self._ask_every and not now:
+            return False
+        batch_s = (time.monotonic() - self._asked_at) / self._unasked
+        is_due, signal_number, batch_s = distributed.largest([due, self._heard or 0, batch_s])
+        self._signal = int(signal_number) or None
+        self._ask_every = max(1, min(ASK_BATCHES, int(ASK_S / batch_s)))  # the same in all
+        self._unasked, self._asked_at = 0, time.monotonic()
+        return bool(is_due)
+
     def _stop_if_told(self) -> None:
-        number, self._signal = self._signal, None
+        if self._signal is None:
+            return
+        number, self._signal, self._heard = self._signal, None, None
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        if number is not None:
-            raise SystemExit(128 + number)
+        raise SystemExit(128 + number)
 
 
 Kept = str | Path | Checkpoint | None

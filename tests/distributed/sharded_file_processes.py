@@ -31,6 +31,7 @@ def together(n: int, function: Callable[..., Any], folder: Path, *args: Any, tim
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    folder.mkdir(parents=True, exist_ok=True)
     store = folder / f".store-{os.urandom(4).hex()}"
     ends, processes = [], []
     for rank in range(n):
