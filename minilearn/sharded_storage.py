@@ -38,8 +38,9 @@ from torch.futures import Future
 
 from minilearn.sharded_manifest import Manifest, Piece, Pieced, flushed, name_folder, write_manifest
 
-FILE_BYTES = 1 << 30
-"""After so many bytes a process begins another file: torch holds two copies of a file's tensors while it writes it."""
+FILE_BYTES = 256 << 20
+"""After so many bytes a process begins another file: safetensors put a file together in memory, twice as large as the
+file, and no other thread runs Python meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True)

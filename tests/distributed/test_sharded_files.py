@@ -184,6 +184,17 @@ def test_every_process_writes_its_part_and_what_all_have_is_written_once(
     assert elements == {name: torch.Size(tensor.shape).numel() for name, tensor in found.items()}
 
 
+def test_a_process_begins_another_file_where_one_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minilearn.sharded_storage.FILE_BYTES", 40)
+    tensors = {name: torch.arange(n, dtype=torch.float32) + n for name, n in {"a": 5, "b": 5, "c": 30, "d": 1}.items()}
+    write_sharded(tmp_path / "f", tensors, None)
+    held = [set(load_file(file)) for file in sorted((tmp_path / "f").glob("*.safetensors"))]
+    assert held == [{"a", "b"}, {"c"}, {"d"}]
+    into = emptied(tensors)
+    read_sharded(tmp_path / "f", into)
+    assert full(into) == full(tensors)
+
+
 def test_torchs_own_reader_finds_the_tensors(written: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, told = written
     found = find_checkpoint(folder / "four").tensors
