@@ -166,6 +166,13 @@ def _identity(tensor: Tensor) -> tuple[Any, ...]:
     """What two tensors share that are the same elements at the same place, seen in the same way."""
     if tensor.layout is not _STRIDED or tensor.is_meta:
         return (id(tensor),)
+    if hasattr(tensor, "to_local"):
+        # A DTensor has no memory of its own. Its shard may be empty here, and then has no address that tells it from
+        # another; what it was cut from has one, so that all processes find the same tensors tied.
+        distributed: Any = tensor.detach()
+        own = distributed.to_local()
+        storage = own.untyped_storage()._cdata
+        return storage, own.storage_offset(), tensor.dtype, tuple(tensor.shape), tensor.stride()
     return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,7 +58,14 @@ DTYPES = {
 """The dtypes that a file holds, by their names in it. Source: safetensors 0.8."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Any, *, kind: str) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    values: Any,
+    *,
+    kind: str,
+    data_of: Callable[[str], Tensor] | None = None,
+) -> None:
     """Writes tensors and plain values to one file, which gets its name when it is whole and on the disk.
 
     Tensors on a GPU come to the CPU one by one, so that memory for one more is enough.
@@ -67,6 +75,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Any, *, kin
         tensors: tensors by name; those that share memory are written once each.
         values: what JSON holds, as `minilearn.states.flatten_state` gives it.
         kind: what the file is, which its reader asks for.
+        data_of: gives a tensor by its name when its turn comes, where `tensors` tell of dtypes and shapes alone.
     Raises:
         TypeError: a tensor is of a dtype or layout that the format does not have.
         ValueError: the values are too large, or not JSON.
@@ -87,7 +96,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Any, *, kin
                 digest.update(part)
                 file.write(part)
             for name in names:
-                data = _bytes(tensors[name])
+                data = _bytes(tensors[name] if data_of is None else data_of(name))
                 digest.update(data)
                 file.write(data)
             file.seek(8 + header.index(UNSIGNED.encode()))
@@ -111,22 +120,76 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], Any]:
         FileError: it cannot be read, is damaged or cut short, or minilearn did not write it.
     """
     while True:
+        with _whole(path) as file:
+            found = _checked(file)
+            tensors = _tensors(path)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break  # else another has taken its name meanwhile: that one is read, whole
+    return tensors, _of_kind(path, found, kind)
+
+
+def check_file(path: Path) -> None:
+    """Reads a file of `write_tensors` through, and finds its SHA-256 right or raises what `read_tensors` does."""
+    with _whole(path) as file:
+        _checked(file)
+
+
+def values_of(path: Path, *, kind: str) -> Any:
+    """The plain values of a file of `write_tensors`, of which nothing but the header is read; it may be damaged.
+
+    Raises:
+        FileNotFoundError, FileError: as `read_tensors` does, so far as the header shows it.
+    """
+    with _whole(path) as file:
+        _, _, _, text, _ = _metadata(file)
+        found = _manifest(text)
+    return _of_kind(path, found, kind)
+
+
+def kind_of(path: Path) -> str:
+    """What a file of `write_tensors` is, as its header says; raises what `values_of` does."""
+    with _whole(path) as file:
+        _, _, _, text, _ = _metadata(file)
+        return str(_manifest(text)["kind"])
+
+
+def shapes_of(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """The dtypes and shapes of the tensors of a safetensors file, by name; none of them is read.
+
+    Raises:
+        FileNotFoundError, FileError: as `read_tensors` does, so far as the header shows it.
+    """
+    from safetensors import safe_open
+
+    named = {name: dtype for dtype, name in DTYPES.items()}
+    with _whole(path):
         try:
-            with path.open("rb") as file:
-                found = _checked(file)
-                tensors = _tensors(path)
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    break  # else another has taken its name meanwhile: that one is read, whole
-        except FileNotFoundError:
-            raise not_there(path) from None
-        except OSError as error:
-            raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
-        except _Damaged as error:
-            kind_of_error = NewerFormatError if isinstance(error, _Newer) else FileError
-            raise kind_of_error(f"{path} {error}") from error
+            with safe_open(path, framework="pt") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict
+                return {name: (named[s.get_dtype()], tuple(s.get_shape())) for name, s in slices.items()}
+        except Exception as error:  # the library has errors of several kinds for a file that is not what it says
+            raise _Damaged(f"is no whole safetensors file: {error}") from error
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """An open file, and errors in words of what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise not_there(path) from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except _Damaged as error:
+        kind_of_error = NewerFormatError if isinstance(error, _Newer) else FileError
+        raise kind_of_error(f"{path} {error}") from error
+
+
+def _of_kind(path: Path, found: Mapping[str, Any], kind: str) -> Any:
     if found["kind"] != kind:
         raise FileError(f"{path} holds no {kind}, but a {found['kind']!s:.80}")
-    return tensors, found["values"]
+    return found["values"]
 
 
 class _Damaged(Exception):  # noqa: N818 -- its text goes on from the file's name
@@ -161,6 +224,17 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _checked(file: BinaryIO) -> dict[str, Any]:
     """The manifest of an open file, all of whose bytes are as they were written."""
+    first, header, signature, text, wanted = _metadata(file)
+    digest = hashlib.sha256(first + header.replace(signature, f'"sha256":"{UNSIGNED}"'.encode()))
+    while block := file.read(BLOCK_BYTES):
+        digest.update(block)
+    if digest.hexdigest() != wanted:
+        raise _Damaged("is damaged: its SHA-256 is not the one that was written with it")
+    return _manifest(text)
+
+
+def _metadata(file: BinaryIO) -> tuple[bytes, bytes, bytes, str, str]:
+    """An open file's first bytes, its header, the SHA-256 as it stands in it, our text, and the SHA-256."""
     size = os.fstat(file.fileno()).st_size
     first = file.read(8)
     n = int.from_bytes(first, "little")
@@ -178,12 +252,7 @@ def _checked(file: BinaryIO) -> dict[str, Any]:
         ) from None
     if not shaped or header.count(signature) != 1:
         raise _Damaged("is damaged: its manifest is not as it was written")
-    digest = hashlib.sha256(first + header.replace(signature, f'"sha256":"{UNSIGNED}"'.encode()))
-    while block := file.read(BLOCK_BYTES):
-        digest.update(block)
-    if digest.hexdigest() != wanted:
-        raise _Damaged("is damaged: its SHA-256 is not the one that was written with it")
-    return _manifest(text)
+    return first, header, signature, text, wanted
 
 
 def _manifest(text: str) -> dict[str, Any]:

@@ -17,8 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors", "tensors", "random_states", "job_errors", "distributed", "votes", "signals", "compiling", "operators", "batches",
     "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files",
-    "checkpoints", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule",
-    "lr_suggest", "optim", "sharding", "materialize", "scale", "hooks", "summary_page",
+    "checkpoints", "sharded_manifest", "sharded_storage", "sharded_files", "sharded_conversions", "shared_checkpoints", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule", "lr_suggest", "optim", "sharding", "materialize", "scale", "hooks", "summary_page",
     "graphs", "heard", "diagnosis", "faults", "callback", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "summary", "inspection", "described", "fits", "predictions", "saved", "exchange", "conversions", "trials",

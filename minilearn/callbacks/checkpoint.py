@@ -14,13 +14,14 @@ from minilearn import distributed
 from minilearn.callback import Callback, CancelFitException, CancelTrainException, CancelValidException
 from minilearn.callbacks.distributed import different_numbers
 from minilearn.callbacks.job import by_class, differences, job_of, keeps
-from minilearn.checkpoints import CheckpointFolder
 from minilearn.data.position import draw_ahead, drawn, generators_of
 from minilearn.data.shares import Share
 from minilearn.errors import describe, positive, whole
 from minilearn.files import FileError
 from minilearn.job_errors import of_all
+from minilearn.optim.pieces import is_sharded
 from minilearn.random_states import random_states, set_random_states
+from minilearn.shared_checkpoints import Like, SharedFolder, placing
 from minilearn.signals import SignalWatch
 from minilearn.states import flatten_state
 from minilearn.votes import votes
@@ -41,7 +42,7 @@ class Checkpoint(Callback):
     random numbers, the place in the epoch with its order, gradients that are still adding up. On a CPU a fit that was
     interrupted and taken up ends with the very numbers of one that was not. A fit that is done is not done again.
 
-    Checkpoints are written while training goes on, each to a file of its own (`CheckpointFolder`). On SIGTERM and
+    Checkpoints are written while training goes on, each to a file of its own (`SharedFolder`). On SIGTERM and
     Ctrl-C the batch is brought to its end, a checkpoint is written, and the process ends (`SystemExit(143)`,
     `KeyboardInterrupt`); in validation the checkpoint is of its beginning. A second signal ends it at once. Signals are
     heard in the main thread only, and those that the process ignored before are ignored still.
@@ -84,7 +85,7 @@ class Checkpoint(Callback):
         self.every_batches = None if every_batches is None else whole("every_batches", every_batches, 1)
         self.every_s = None if every_s is None else positive("every_s", every_s)
         self.every_epoch, self.keep = every_epoch, whole("keep", keep, 1)
-        self._folder: CheckpointFolder | None = None
+        self._folder: SharedFolder | None = None
         self._loaded: dict[str, Any] | None = None
         self._signals = SignalWatch()
         self._told: int | None = None
@@ -101,7 +102,8 @@ class Checkpoint(Callback):
         self._job = distributed.from_main(job_of(self.learn) if self._main else None)
         # Looked up now: while a loader makes its iterator, it has another one.
         self._own_generators = [generator for dl in self.dls.loaders for generator in generators_of(dl)]
-        self._folder = CheckpointFolder(self.learn.path / self.path, self.keep)
+        self._sharded = any(map(is_sharded, self.model.parameters()))
+        self._folder = SharedFolder(self.learn.path / self.path, self.keep, self._sharded, self._places)
         found = self._folder.newest_of_main()
         if found is not None:
             self._take_up(*found)
@@ -243,7 +245,7 @@ class Checkpoint(Callback):
     def _write(self, place: dict[str, Any], then: Mapping[str, dict[str, Tensor]] | None = None) -> None:
         """Writes a checkpoint; `then`: tensors as they were at that place, where they may have changed since."""
         assert self._folder is not None
-        if self._main:
+        if self._main or self._sharded:
             state = self._state(place)
             for part, held in (then or {}).items():
                 state[part] |= held
@@ -252,7 +254,7 @@ class Checkpoint(Callback):
             distributed.barrier()  # who ends now takes the others along: launchers do
         self._written_at, self._since = time.monotonic(), 0
 
-    def _finish(self, folder: CheckpointFolder) -> None:
+    def _finish(self, folder: SharedFolder) -> None:
         """Waits until the last checkpoint is written, whatever comes in between."""
         try:
             folder.finish()
@@ -267,6 +269,12 @@ class Checkpoint(Callback):
         return by_class(filter(keeps, self.learn.cbs))
 
     # ---- taking up ----
+
+    def _places(self) -> Like:
+        """How the tensors of a checkpoint that others may have written are to be laid out here."""
+        params = [p for group in self.learn.opt.param_groups for p in group["params"]]
+        current = flatten_state(self._state(self._place_here(0, 0)))[1]
+        return placing(current, params, dict(self.learn.model.named_parameters()))
 
     def _take_up(self, file: Path, state: dict[str, Any]) -> None:
         """Goes to the epoch of a checkpoint; its state is loaded there where it was taken."""

@@ -37,7 +37,7 @@ def job_of(learn: "Learner") -> dict[str, Any]:
     workers read it, what is logged, how many processes there are), and what nobody can look at for free: the contents
     of a data set that is read row by row, functions that are called the same.
     """
-    job: dict[str, Any] = {"epochs": learn.n_epoch, "model": type(learn.model).__name__, **_of_model(learn.model)}
+    job: dict[str, Any] = {"epochs": learn.n_epoch, "model": _model_class(learn.model), **_of_model(learn.model)}
     job["loss"] = UNKNOWN if learn.loss_func is None else _in_words(learn.loss_func)
     job["metrics"] = [metric.name for metric in learn.metrics]
     job |= _of_optimizer(learn.opt)
@@ -51,6 +51,12 @@ def job_of(learn: "Learner") -> dict[str, Any]:
             job["scheduler"] = _in_words(cb.sched)
     those = by_class([cb for cb in learn.cbs if _acts(cb) or keeps(cb)])
     return job | {f"callback {name}": _in_words(cb) if _acts(cb) else "there" for name, cb in those.items()}
+
+
+def _model_class(model: nn.Module) -> str:
+    """The name of a model's class; of one that torch's `fully_shard` derived from it, that of the model's own."""
+    kinds = [kind.__name__ for kind in type(model).__mro__]
+    return kinds[2] if kinds[1] == "FSDPModule" else kinds[0]
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ python resumes.py same: each way to train, undisturbed and interrupted; prints a
 python resumes.py rows FOLDER STEPS: goes on for so many steps (0: to the end), and notes which rows were trained on.
 """
 
+import contextlib
 import json
 import random
 import sys
@@ -191,10 +192,8 @@ def rows(folder: Path, steps: int) -> None:
         learn = Learner([made], nn.Linear(1, 1), F.mse_loss, SGD, 1e-9, path=own)
         learn.logger = lambda text: None
         seen = Seen(own / f"seen.{distributed.rank()}")
-        try:
+        with contextlib.suppress(Stopped):
             learn.fit(2, cbs=[seen, *([StopAfter(steps)] if steps else [])], checkpoint=Checkpoint("run", 1))
-        except Stopped:
-            pass
 
 
 if __name__ == "__main__":
