@@ -28,10 +28,9 @@ TOO_LONG_S = 600.0
 def train(folder: Path) -> None:
     """What torchrun starts: a fit that is kept in a folder."""
     (folder / f"pid.{os.environ['RANK']}").write_text(str(os.getpid()))
-    from resumes import Noisy  # here: a kill may come before torch is there
-
     import torch
     from digests import digest
+    from resumes import Noisy  # here: a kill may come before torch is there
     from torch import nn
     from torch.nn import functional as F
 
@@ -70,7 +69,9 @@ def killed(folder: Path, rank: int) -> bool:
     """Kills a process of a job, if it is there; the number of one that has gone may be another's by now."""
     with suppress(OSError, ValueError):
         process = int((folder / f"pid.{rank}").read_text())
-        command = subprocess.run(["ps", "-o", "command=", "-p", f"{process}"], capture_output=True, text=True, check=False)
+        command = subprocess.run(
+            ["ps", "-o", "command=", "-p", f"{process}"], capture_output=True, text=True, check=False
+        )
         if str(folder) in command.stdout:
             os.kill(process, signal.SIGKILL)
             return True

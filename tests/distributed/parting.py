@@ -41,7 +41,11 @@ class At(Callback):
         self.rank, self.batch, self.act, self.valid = rank, batch, act, valid
 
     def before_batch(self) -> None:
-        if distributed.rank() == self.rank and self.training != self.valid and (self.epoch, self.iter) == (1, self.batch):
+        if (
+            distributed.rank() == self.rank
+            and self.training != self.valid
+            and (self.epoch, self.iter) == (1, self.batch)
+        ):
             self.act(self)
 
 
@@ -125,7 +129,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"rank {RANK} told by Ctrl-C")
     weights = sum(float(p.detach().double().sum()) for p in learn.model.parameters())
-    print(f"rank {RANK} ends: {learn.train_iter} batches, {len(learn.recorder.values)} rows, {weights:.12f}", flush=True)
+    print(
+        f"rank {RANK} ends: {learn.train_iter} batches, {len(learn.recorder.values)} rows, {weights:.12f}", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ def torchrun(
         except subprocess.TimeoutExpired:
             job.send_signal(signal.SIGTERM)  # it ends its processes
             out, err = job.communicate(timeout=60)
-            raise AssertionError(f"{script.name} {args} did not end in {timeout_s} s:\n{out[-2000:]}{err[-4000:]}") from None
+            raise AssertionError(
+                f"{script.name} {args} did not end in {timeout_s} s:\n{out[-2000:]}{err[-4000:]}"
+            ) from None
     return subprocess.CompletedProcess(job.args, job.returncode, out, err)
 
 

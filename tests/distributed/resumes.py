@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from minilearn.random_states import random_states
 ROWS, BATCH, EPOCHS = 101, 3, 3
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """The fit is interrupted here."""
 
 
@@ -192,10 +193,8 @@ def rows(folder: Path, steps: int) -> None:
         learn = Learner([made], nn.Linear(1, 1), F.mse_loss, SGD, 1e-9, path=own)
         learn.logger = lambda text: None
         seen = Seen(own / f"seen.{distributed.rank()}")
-        try:
+        with suppress(Stopped):
             learn.fit(2, cbs=[seen, *([StopAfter(steps)] if steps else [])], checkpoint=Checkpoint("run", 1))
-        except Stopped:
-            pass
 
 
 if __name__ == "__main__":
