@@ -18,6 +18,7 @@ from torch import Tensor
 from minilearn import errors
 from minilearn.errors import positive
 from minilearn.job_errors import tell_errors
+from minilearn.meeting_place import store_of_this_start
 
 TIMEOUT_S = 300.0
 """How long a process waits for the others by default before it gives up with an error."""
@@ -64,7 +65,9 @@ def start(timeout_s: float = TIMEOUT_S) -> None:
             )
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
+        backend, store = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store_of_this_start(timeout_s)
+        place = {"store": store, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group(backend, timeout=timeout, **(place if store is not None else {}))
         atexit.register(stop)
     # Of its own also where the job's is gloo: what processes that have parted say would else be taken for gradients.
     _job.cpu = dist.new_group(backend="gloo", timeout=timeout)

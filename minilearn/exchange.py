@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from minilearn import distributed
 from minilearn.batches import prediction_of, split_batch
 from minilearn.errors import describe
 from minilearn.exported import write_exported
@@ -128,6 +129,8 @@ class ExchangingLoop(SavedLoop):
             OSError: the file cannot be written; what had its name before stays.
         """
         path = self.path / _suffixed(file)
+        if not distributed.is_main():  # of several processes one writes
+            return path
         self._take_stock()
         args, named = self._example()
         module = self._to_export(act, list(named))

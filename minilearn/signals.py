@@ -56,11 +56,12 @@ class SignalWatch:
             KeyboardInterrupt: for Ctrl-C.
             SystemExit: for another.
         """
+        if not number:
+            return
         self.number = None
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        if number:
-            raise SystemExit(128 + number)
+        raise SystemExit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Notes a signal. The second one ends the process as if nobody had listened, and so does one to a fork of it.

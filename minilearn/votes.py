@@ -69,8 +69,8 @@ class Votes:
         """The largest answer of all processes, which are all here now, as at the end of an epoch; alone, `mine`."""
         if not self.open:
             return mine
-        self._noted.pop(name, None)
-        return int(distributed.largest([mine])[0])
+        noted = self._noted.pop(name, 0)  # since the last meeting
+        return int(distributed.largest([max(mine, noted)])[0])
 
     def next_batch(self) -> None:
         """A batch begins: what was agreed for the one before is over, and there may be a meeting."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from minilearn import distributed
 from minilearn.callback import Callback
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.errors import in_range
@@ -89,6 +90,9 @@ class WeightAverage(Callback):
 
     def after_train(self) -> None:
         self._in_training_part = False
+        # Layers that normalise have seen other rows in each process: rank 0's running averages count.
+        parameters = dict(self.model.named_parameters())
+        distributed.same_as_main(t for name, t in self.average.items() if name not in parameters)
         self._put_in()
 
     def before_validate(self) -> None:

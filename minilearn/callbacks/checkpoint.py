@@ -137,9 +137,10 @@ class Checkpoint(Callback):
         if due and not self._adding_up():
             self._write(self._place(self.epoch, self.iter + 1))
             self._stop_if_told()
-        elif self._untried and self._main:
-            # What cannot be saved is an error now.
-            flatten_state(self._state(self._place_here(self.epoch, self.iter + 1)))
+        elif self._untried:
+            place = self._place_here(self.epoch, self.iter + 1)
+            if self._main:
+                flatten_state(self._state(place))  # what cannot be saved is an error now
         self._due, self._untried = bool(due) and self._since > 0, False
 
     def after_train(self) -> None:

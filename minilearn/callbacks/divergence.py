@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from minilearn import distributed
 from minilearn.batches import own_loss, prediction_of
 from minilearn.callback import Callback, CancelBatchException
 from minilearn.callbacks.average import WeightAverage
@@ -20,7 +21,9 @@ from minilearn.callbacks.recorder import Recorder
 from minilearn.callbacks.swa import SWA
 from minilearn.diagnosis import Diagnosis, diagnose, not_finite, weights_are_finite
 from minilearn.errors import did_you_mean, in_range, warn, whole
+from minilearn.job_errors import of_all
 from minilearn.tensors import map_tensors
+from minilearn.votes import votes
 
 if TYPE_CHECKING:
     from minilearn.learner import Learner
@@ -31,6 +34,8 @@ LOOK_EVERY, LOOKS, FAR = 16, 3, 30.0
 more than its least plus `FAR` times its first, and more than at the look before."""
 FEWEST = 8
 """A fit too short for so many looks is judged at its end, where it has at least as many losses as this."""
+FIRST = 1 << 52
+"""What a process answers whose loss is no number: this, less the batch and its own number. The largest was first."""
 GO_BACK_TOO = (WeightAverage, MixedPrecision)
 """The callbacks whose state belongs to the weights: it goes back with them."""
 
@@ -51,6 +56,9 @@ class Divergence(Callback):
     - Once a fit, a warning where the average loss is far above its best and rising (`FAR`), whatever `on_divergence`
       says; at the end of a fit, however short, also where the rise began too late for that. A loss that is below zero
       has no scale to judge this by, and gets none.
+
+    Of several processes all do the same at the same batch, some tenths of a second after one has seen it; the text is
+    of the one whose loss was the first that is no number, and names its rank.
 
     Of several in a fit the last one given counts, so ``learn.fit(1, cbs=Divergence("restore"))`` takes the place of the
     default one. Without a Recorder, and beside an `LRFinder`, it does nothing. Costs 0.4 µs a batch, one pass over the
@@ -92,6 +100,7 @@ class Divergence(Callback):
         self._next, self._rising = LOOK_EVERY, 0
         self._first = self._best = self._last = math.nan
         self._kept: dict[str, Any] | None = None
+        self._text = ""
 
     # ---- state ----
 
@@ -144,8 +153,8 @@ class Divergence(Callback):
         recorder = self._recorder
         if recorder is None:
             return
-        if recorder.nan_at is not None and not self._told:
-            self._answer()
+        if seen := votes.ask("diverged", 0 if recorder.nan_at is None or self._told else self._seen(recorder.nan_at)):
+            self._answer(seen)
             if self.on_divergence == "restore":
                 self.opt.zero_grad()
                 raise CancelBatchException
@@ -186,12 +195,19 @@ class Divergence(Callback):
         assert self._recorder is not None
         if self._told:
             return
-        if self._recorder.nan_at is not None:
-            self._answer()
+        at = self._recorder.nan_at
+        if seen := votes.at_once("diverged", 0 if at is None else self._seen(at)):
+            self._answer(seen)
         elif not weights_are_finite(self._trained().values()):
             bad = [name for name in not_finite(self._trained()) if name not in self._never_finite]
             if bad:
-                self._answer(bad)
+                self._answer(self._seen(self._recorder.smooth_loss.count), bad)
+
+    def _seen(self, batch: int) -> int:
+        """This process's answer: a loss, or a weight, is no number since this batch. What it can tell, it notes now."""
+        if votes.open and self._recorder is not None and self._recorder.nan_at is not None and not self._text:
+            self._text = f"rank {distributed.rank()}: {self._what_happened(None)}"
+        return FIRST - batch * distributed.world_size() - distributed.rank()
 
     def _look(self, recorder: Recorder) -> None:
         """Judges the losses that have arrived since the last look."""
@@ -236,9 +252,13 @@ class Divergence(Callback):
 
     # ---- naming ----
 
-    def _answer(self, bad: list[str] | None = None) -> None:
+    def _answer(self, seen: int, bad: list[str] | None = None) -> None:
         """Does what `on_divergence` says. `bad`: the parameters that are not finite, though no loss has shown it."""
-        text = self._what_happened(bad)
+        if votes.open and not bad:
+            text = distributed.of_rank(self._text, (FIRST - seen) % distributed.world_size())
+        else:
+            text = self._what_happened(bad)
+        self._text = ""
         if self.on_divergence == "warn":
             self._told = True
             warn(text)
@@ -251,7 +271,7 @@ class Divergence(Callback):
                 f" {rate:.3g} of its learning rate ({self.restores} of at most {self.max_restores} times)."
             )
             return
-        raise DivergenceError(text + self._what_now())
+        raise of_all(DivergenceError(text + self._what_now()))
 
     def _what_happened(self, bad: list[str] | None) -> str:
         recorder = self._recorder

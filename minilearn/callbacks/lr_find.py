@@ -22,6 +22,7 @@ from minilearn.plots import plot_lr_find
 from minilearn.restore import Rounds, restored
 from minilearn.schedule import SchedExp
 from minilearn.tensors import LateScalars
+from minilearn.votes import votes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ class LRFinder(Callback):
     def after_loss(self) -> None:
         if hasattr(self.learn, "loss"):
             self._late.append(self.learn.loss, self._rates[-1](self.count / self.num_it))
-            if self._over:
+            if votes.ask("search", self._over):
                 raise self.ends_with
 
     def before_step(self) -> None:

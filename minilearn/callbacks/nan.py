@@ -2,6 +2,10 @@
 
 from minilearn.callback import Callback, CancelFitException
 from minilearn.callbacks.recorder import Recorder
+from minilearn.votes import votes
+
+LAST = 1 << 52
+"""More batches than a fit has: the first batch that is named is the one of the largest answer."""
 
 
 class TerminateOnNaN(Callback):
@@ -17,15 +21,16 @@ class TerminateOnNaN(Callback):
     run_search = False  # a search ends itself
 
     def after_loss(self) -> None:
-        self._look()
+        batch = self.learn.recorder.nan_at
+        self._end(votes.ask("not finite", 0 if batch is None else LAST - batch))
 
     def after_train(self) -> None:
-        self._look()
-
-    def _look(self) -> None:
         batch = self.learn.recorder.nan_at
-        if batch is not None:
-            self.learn.logger(f"the fit was ended: the loss of training batch {batch} is not a finite number")
+        self._end(votes.at_once("not finite", 0 if batch is None else LAST - batch))
+
+    def _end(self, seen: int) -> None:
+        if seen:
+            self.learn.logger(f"the fit was ended: the loss of training batch {LAST - seen} is not a finite number")
             raise CancelFitException
 
 

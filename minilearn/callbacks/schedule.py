@@ -14,6 +14,7 @@ from minilearn.callback import Callback
 from minilearn.callbacks.recorder import Recorder
 from minilearn.callbacks.train_eval import TrainEval
 from minilearn.data.loader import length
+from minilearn.data.shares import steps
 from minilearn.errors import describe, did_you_mean, warn
 from minilearn.optim.groups import hyper_name, set_hyper
 from minilearn.optim.hypers import HYPERS, OF_TORCHS_SCHEDULERS, place
@@ -246,7 +247,7 @@ class TorchScheduler(Callback):
         return {name: self.n_epoch * (self._batches(name) if self.step_per == "batch" else 1) for name in names}
 
     def _batches(self, name: str) -> int:
-        n = length(self.dls.train)
+        n = steps(self.dls.train)
         if n is None:
             raise ValueError(
                 f"the training loader has no length (__len__), which {name} needs with step_per='batch':"

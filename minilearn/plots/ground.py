@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minilearn import distributed
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -38,6 +40,8 @@ def tidy(ax: "Axes") -> None:
 def save_picture(figure: "Figure", path: str | Path) -> Path:
     """Writes a figure into a file, whose folder is made; where there is a display, shows it there too until it is shut.
 
+    Of several processes rank 0 does.
+
     Args:
         figure: of matplotlib's pyplot.
         path: the file; its ending is the format: .png, .svg, .pdf.
@@ -47,6 +51,8 @@ def save_picture(figure: "Figure", path: str | Path) -> Path:
     from matplotlib import pyplot
 
     path = Path(path)
+    if not distributed.is_main():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     if getattr(type(figure.canvas), "required_interactive_framework", None):  # a window's canvas; a file's has none

@@ -1,6 +1,7 @@
 """Starts a script in several processes of one job, on this machine."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +46,49 @@ def in_processes(script: Path, world: int, *args: object, timeout_s: float = 120
     told = "\n".join(f"rank {rank}, exit {codes[rank]}:\n{printed[2 * rank + 1][-4000:]}" for rank in failed)
     assert not failed, f"{script.name} {args}: {told}"
     return printed[::2]
+
+
+def torchrun(
+    script: Path, world: int, *args: object, options: Sequence[object] = (), timeout_s: float = 120, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a script under torchrun, in `world` processes of this machine.
+
+    Args:
+        script: the file.
+        world: how many processes.
+        args: the script's arguments.
+        options: torchrun's, such as ``"--max-restarts", 3``.
+        timeout_s: seconds until all are ended.
+        variables: of the environment.
+    Returns:
+        How it ended, and what all printed.
+    """
+    with launched(script, world, *args, options=options, **variables) as job:
+        try:
+            out, err = job.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            job.send_signal(signal.SIGTERM)  # it ends its processes
+            out, err = job.communicate(timeout=60)
+            raise AssertionError(
+                f"{script.name} {args} did not end in {timeout_s} s:\n{out[-2000:]}{err[-4000:]}"
+            ) from None
+    return subprocess.CompletedProcess(job.args, job.returncode, out, err)
+
+
+def launched(
+    script: Path, world: int, *args: object, options: Sequence[object] = (), **variables: str
+) -> "subprocess.Popen[str]":
+    """Starts a script under torchrun."""
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1")
+    own = () if "--rdzv-endpoint" in options else meeting
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", world, *own, *options, script, *args]
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environment(), **variables},
+        text=True,
+    )
 
 
 def ended(running: Sequence[subprocess.Popen[str]], timeout_s: float) -> list[int | None]:

@@ -1,15 +1,16 @@
 """Fits that are interrupted and gone on with, in one process or several.
 
-python resumes.py same: each way to train, undisturbed and interrupted; prints a digest of what each ends with.
+python resumes.py same KIND ...: each way to train, undisturbed and interrupted; prints a digest of what each ends with.
 python resumes.py rows FOLDER STEPS: goes on for so many steps (0: to the end), and notes which rows were trained on.
 """
 
-import contextlib
+import copy
 import json
 import random
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,10 @@ class StopAfter(Callback):
     def __init__(self, steps: int) -> None:
         self.left = steps
 
-    def after_batch(self) -> None:
-        self.left -= self.training
+    def before_batch(self) -> None:
         if self.left == 0:
             raise Stopped
+        self.left -= 1
 
 
 class Seen(Callback):
@@ -143,7 +144,7 @@ def learner(kind: str, path: Path, cbs: list[Callback]) -> Learner:
     return learn
 
 
-def same() -> dict[str, Any]:
+def same(kinds: list[str]) -> dict[str, Any]:
     """What each way to train ends with: undisturbed, and interrupted at some places."""
     found: dict[str, Any] = {}
     ways: dict[str, list[Stop]] = {
@@ -156,11 +157,11 @@ def same() -> dict[str, Any]:
         "weighted": [Stop(1, 4)],
         "adding up": [Stop(0, 4)],
     }
-    for kind, stops in ways.items():
-        for several in ([], stops):
+    for kind in kinds or ways:
+        for several in ([], ways[kind]):
             folder = distributed.from_main(tempfile.mkdtemp()) if distributed.world_size() > 1 else tempfile.mkdtemp()
             for stop in [*several, None]:
-                learn = learner(kind, Path(folder), [stop] if stop else [])
+                learn = learner(kind, Path(folder), [copy.copy(stop)] if stop else [])
                 kept = Checkpoint("run", every_batches=1 if kind == "adding up" else 2)
                 try:
                     (learn.fit_one_cycle if kind == "columns" else learn.fit)(EPOCHS, checkpoint=kept)
@@ -192,12 +193,12 @@ def rows(folder: Path, steps: int) -> None:
         learn = Learner([made], nn.Linear(1, 1), F.mse_loss, SGD, 1e-9, path=own)
         learn.logger = lambda text: None
         seen = Seen(own / f"seen.{distributed.rank()}")
-        with contextlib.suppress(Stopped):
+        with suppress(Stopped):
             learn.fit(2, cbs=[seen, *([StopAfter(steps)] if steps else [])], checkpoint=Checkpoint("run", 1))
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "same":
-        print(json.dumps(same()))
+        print(json.dumps(same(sys.argv[2:])))
     else:
         rows(Path(sys.argv[2]), int(sys.argv[3]))
