@@ -146,6 +146,7 @@ from minilearn.losses import (
     mnist_loss,
 )
 from minilearn.lr_suggest import SuggestionMethod, minimum, slide, steep, valley
+from minilearn.materialize import materialize
 from minilearn.metrics import (
     AccumMetric,
     ActivationType,
@@ -236,6 +237,7 @@ from minilearn.plots import (
 )
 from minilearn.saved import load_model, save_model
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
+from minilearn.sharding import checkpoint_activations, shard_model
 from minilearn.summary import layer_info
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -278,12 +280,13 @@ __all__ = [
     "SkipToEpoch", "SpearmanCorrCoef", "Split", "SuggestionMethod", "Tensor", "TensorBoard", "TensorBoardCallback",
     "TerminateOnNaN", "TerminateOnNaNCallback", "TorchScheduler", "TrackerCallback", "TrainEval", "TrainEvalCallback",
     "URLs", "ValueMetric", "Wandb", "WandbCallback", "WeightAverage", "accuracy", "accuracy_multi", "array",
-    "batch_accuracy", "combine_scheds", "combined_cos", "default_device", "digits", "digits_sample", "dummy_eval",
-    "error_rate", "exp_rmspe", "first", "has_params", "hook_output", "hook_outputs", "import_weights", "layer_info",
-    "load_exported", "load_model", "mae", "minimum", "mnist", "mnist_loss", "mnist_sample", "model_sizes", "mse",
-    "msle", "nn", "np", "num_features_model", "optim", "params", "partial", "perplexity", "plot_confusion",
-    "plot_descent", "plot_histogram", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics", "plot_optimizers",
-    "plot_sched", "plot_top_losses", "plt", "ranger", "rmse", "save_model", "save_picture", "set_bn_eval", "set_seed",
-    "show_batch", "show_image", "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device", "to_np",
-    "top_k_accuracy", "torch", "total_params", "trainable_params", "untar_data", "valley",
+    "batch_accuracy", "checkpoint_activations", "combine_scheds", "combined_cos", "default_device", "digits",
+    "digits_sample", "dummy_eval", "error_rate", "exp_rmspe", "first", "has_params", "hook_output", "hook_outputs",
+    "import_weights", "layer_info", "load_exported", "load_model", "mae", "materialize", "minimum", "mnist",
+    "mnist_loss", "mnist_sample", "model_sizes", "mse", "msle", "nn", "np", "num_features_model", "optim", "params",
+    "partial", "perplexity", "plot_confusion", "plot_descent", "plot_histogram", "plot_images", "plot_loss",
+    "plot_lr_find", "plot_metrics", "plot_optimizers", "plot_sched", "plot_top_losses", "plt", "ranger", "rmse",
+    "save_model", "save_picture", "set_bn_eval", "set_seed", "shard_model", "show_batch", "show_image", "skm_to_fastai",
+    "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch", "total_params",
+    "trainable_params", "untar_data", "valley",
 ]  # fmt: skip
