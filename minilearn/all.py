@@ -147,6 +147,7 @@ from minilearn.losses import (
     mnist_loss,
 )
 from minilearn.lr_suggest import SuggestionMethod, minimum, slide, steep, valley
+from minilearn.materialize import materialize
 from minilearn.metrics import (
     AccumMetric,
     ActivationType,
@@ -239,6 +240,7 @@ from minilearn.saved import load_model, save_model
 from minilearn.scale import scaling
 from minilearn.schedule import SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, combine_scheds, combined_cos
 from minilearn.sharded_conversions import merge_checkpoint, shard_checkpoint
+from minilearn.sharding import checkpoint_activations, shard_model
 from minilearn.summary import layer_info
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
 
@@ -281,13 +283,14 @@ __all__ = [
     "ShortEpochCallback", "ShowGraph", "ShowGraphCallback", "SkipToEpoch", "SpearmanCorrCoef", "Split",
     "SuggestionMethod", "Tensor", "TensorBoard", "TensorBoardCallback", "TerminateOnNaN", "TerminateOnNaNCallback",
     "TorchScheduler", "TrackerCallback", "TrainEval", "TrainEvalCallback", "URLs", "ValueMetric", "Wandb",
-    "WandbCallback", "WeightAverage", "accuracy", "accuracy_multi", "array", "batch_accuracy", "combine_scheds",
-    "combined_cos", "default_device", "digits", "digits_sample", "dummy_eval", "error_rate", "exp_rmspe", "first",
-    "has_params", "hook_output", "hook_outputs", "import_weights", "layer_info", "load_exported", "load_model", "mae",
-    "merge_checkpoint", "minimum", "mnist", "mnist_loss", "mnist_sample", "model_sizes", "mse", "msle", "nn", "np",
-    "num_features_model", "optim", "params", "partial", "perplexity", "plot_confusion", "plot_descent",
-    "plot_histogram", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics", "plot_optimizers", "plot_sched",
-    "plot_top_losses", "plt", "ranger", "rmse", "save_model", "save_picture", "scaling", "set_bn_eval", "set_seed",
-    "shard_checkpoint", "show_batch", "show_image", "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device",
-    "to_np", "top_k_accuracy", "torch", "total_params", "trainable_params", "untar_data", "valley",
+    "WandbCallback", "WeightAverage", "accuracy", "accuracy_multi", "array", "batch_accuracy", "checkpoint_activations",
+    "combine_scheds", "combined_cos", "default_device", "digits", "digits_sample", "dummy_eval", "error_rate",
+    "exp_rmspe", "first", "has_params", "hook_output", "hook_outputs", "import_weights", "layer_info", "load_exported",
+    "load_model", "mae", "materialize", "merge_checkpoint", "minimum", "mnist", "mnist_loss", "mnist_sample",
+    "model_sizes", "mse", "msle", "nn", "np", "num_features_model", "optim", "params", "partial", "perplexity",
+    "plot_confusion", "plot_descent", "plot_histogram", "plot_images", "plot_loss", "plot_lr_find", "plot_metrics",
+    "plot_optimizers", "plot_sched", "plot_top_losses", "plt", "ranger", "rmse", "save_model", "save_picture",
+    "scaling", "set_bn_eval", "set_seed", "shard_checkpoint", "shard_model", "show_batch", "show_image",
+    "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch",
+    "total_params", "trainable_params", "untar_data", "valley",
 ]  # fmt: skip

@@ -61,6 +61,7 @@ def muon_step(
     Matrices of the same shape are worked on together. On a CUDA GPU from compute capability 8.0 on that is done in
     bfloat16, as the iteration forgives the rounding and tensor cores are many times as fast; on a CPU it would be
     slower (4 to 12 times, Xeon, torch 2.13), so there it is the parameters' precision. float64 stays float64.
+    Of sharded parameters each process gathers one direction after another, works on all of it, and takes its own rows.
 
     Source: Jordan et al. 2024; Liu et al. 2025, equation 4 (arXiv:2502.16982); `torch.optim.Muon`.
     """

@@ -40,6 +40,10 @@ class Options(TypedDict, total=False):
 class Optimizer(GroupMethods):
     """A list of steppers over parameter groups; a `torch.optim.Optimizer` in every respect.
 
+    Of sharded parameters (`DTensor`) each process moves its own pieces, and their state is sharded like them. For a
+    stepper marked `whole`, minilearn's own add up lengths over the processes; any other is given whole parameters, one
+    after another. Such steppers are not compiled then.
+
     Args:
         params: parameters, or groups of them as dicts, as for any of torch's optimizers.
         steppers: the rules of `minilearn.optim.steppers` (or your own), in the order in which they are applied. On a

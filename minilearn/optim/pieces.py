@@ -98,9 +98,11 @@ class Pieces(Tensors):
                         over.setdefault((sharded.device_mesh, dim), []).append(i)
         op = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
         for (mesh, dim), places in over.items():
-            part = (numbers if len(places) == len(numbers) else numbers[places]).to(mesh.device_type, copy=True)
+            alike = len(places) == len(numbers)  # nearly always; places on a GPU would have to be waited for
+            part = (numbers if alike else numbers[places]).to(mesh.device_type, copy=True)
             dist.all_reduce(part, op, group=mesh.get_group(dim))
-            numbers = numbers.index_copy(0, torch.tensor(places, device=numbers.device), part.to(numbers.device))
+            part = part.to(numbers.device)
+            numbers = part if alike else numbers.index_copy(0, torch.tensor(places, device=numbers.device), part)
         return numbers
 
     def total_norm(self, order: float) -> Tensor:

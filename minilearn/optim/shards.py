@@ -38,11 +38,14 @@ class Shards:
     def pieces(self, params: Tensors) -> Tensors:
         """This process's pieces of parameters, each with its piece of the gradient."""
         found: Tensors = []
+        of = self.states.of
         for p in params:
-            piece = piece_of(p)
-            if piece is not p:
-                self.states.of[piece] = p
-                piece.grad = None if p.grad is None else _grad_piece(p, p.grad)
+            if not is_sharded(p):
+                found.append(p)
+                continue
+            piece, grad = piece_of(p), p.grad
+            of[piece] = p
+            piece.grad = None if grad is None else _grad_piece(p, grad)
             found.append(piece)
         return found
 
@@ -79,7 +82,9 @@ def run_gathered(rules: list[Rule], block: Block) -> None:
 
 
 def _grad_piece(p: Any, grad: Any) -> Tensor:
-    if grad.placements != p.placements:  # as after tensor-parallel layers: sums that are still to be made, say
+    if (
+        grad._spec is not p._spec and grad.placements != p.placements
+    ):  # as after tensor-parallel layers: sums that are still to be made, say
         grad = grad.redistribute(placements=p.placements)
     return piece_of(grad)
 
@@ -118,12 +123,19 @@ class _State(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = self._values[name]
-        if not isinstance(value, Tensor):
-            return value
-        if not is_sharded(value) and value.shape == self._p.shape:  # loaded from a run of a single process
+        if value.__class__ is self._p.__class__:  # nearly always, but for counts
+            return value._local_tensor
+        if isinstance(value, Tensor) and value.shape == self._p.shape:  # loaded from a run of a single process
             self[name] = own_piece(value, self._p).clone()
-            value = self._values[name]
-        return piece_of(value)
+            value = piece_of(self._values[name])
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A piece of state, or the default; what `Mapping` has for it goes by an exception."""
+        return self[name] if name in self._values else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._values[name] = as_sharded(value, self._p) if isinstance(value, Tensor) else value

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from minilearn.callbacks import EMA, GradientClip, MixedPrecision
+from minilearn.callbacks import EMA, SWA, GradientClip, MixedPrecision
 from minilearn.callbacks.gradient_clip import clip_adaptively_
 from minilearn.data import DataLoaders
 from minilearn.learner import Learner
@@ -550,18 +550,19 @@ def fitted(model: nn.Module, sharded: bool, cbs: list[Any], n_epoch: int = 2) ->
 
 
 def check_an_average_of_sharded_weights_is_that_of_whole_ones() -> None:
-    one, many = net(), shard_model(net())
-    averages = [EMA(0.9), EMA(0.9)]
-    fitted(one, False, [averages[0]])
-    learn = fitted(many, True, [averages[1]])
-    same_numbers(one, many, 1e-9)
-    assert averages[0].n_averaged == averages[1].n_averaged == 10
-    for name, value in averages[0].average.items():
-        assert difference(value, averages[1].average[name]) <= 1e-9, name
-    opt = learn.opt
-    with learn.no_logging():
-        learn.fit(1)
-    assert learn.opt is opt
+    for make, count in ((lambda: EMA(0.9), 10), (lambda: SWA(0.0), 2)):
+        one, many = net(), shard_model(net())
+        averages = [make(), make()]
+        fitted(one, False, [averages[0]])
+        learn = fitted(many, True, [averages[1]])
+        same_numbers(one, many, 1e-9)
+        assert averages[0].n_averaged == averages[1].n_averaged == count
+        for name, value in averages[0].average.items():
+            assert difference(value, averages[1].average[name]) <= 1e-9, name
+        opt = learn.opt
+        with learn.no_logging():
+            learn.fit(1)
+        assert learn.opt is opt
 
 
 def check_the_scaler_leaves_a_step_out_in_all_processes_where_one_gradient_is_infinite() -> None:
