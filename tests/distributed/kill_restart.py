@@ -17,12 +17,21 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 RESTARTS = 3
 TOO_LONG_S = 600.0
+
+
+@dataclass
+class Times:
+    """How long the undisturbed job took until its first checkpoint, and from there to its end."""
+
+    start_s: float = 0.0
+    fit_s: float = 0.0
 
 
 def train(folder: Path) -> None:
@@ -44,7 +53,8 @@ def train(folder: Path) -> None:
     model = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 3))
     learn = Learner(dls, model, F.cross_entropy, Adam, metrics=accuracy, path=folder)
     with learn.no_logging():
-        learn.fit_one_cycle(4, 0.01, checkpoint=Checkpoint("run", every_batches=3))
+        keep = 2 if (folder / "killed").exists() else 100
+        learn.fit_one_cycle(4, 0.01, checkpoint=Checkpoint("run", every_batches=3, keep=keep))
     if is_main():
         recorder = learn.recorder
         found = {
@@ -78,28 +88,58 @@ def killed(folder: Path, rank: int) -> bool:
     return False
 
 
-def one_job(folder: Path, world: int, kills: int, draw: random.Random, took_s: float, places: Any) -> tuple[int, str]:
-    """A job of which `kills` processes are killed; gives how many were, and what is wrong ("": nothing)."""
-    from processes import launched
+def newest(folder: Path) -> float:
+    """When the last checkpoint was written; 0: there is none."""
+    with suppress(OSError):
+        return max((file.stat().st_mtime for file in (folder / "run").glob("*.safetensors")), default=0.0)
+    return 0.0
+
+
+def one_job(
+    folder: Path, world: int, nodes: int, kills: int, draw: random.Random, took: Times, places: Any
+) -> tuple[int, str]:
+    """A job of which `kills` processes are killed; gives how many were, and what is wrong ("": nothing).
+
+    One kill in four is at any time after a start; the others are when the fit goes on, which is a small part of it.
+    """
+    from processes import free_port, launched
 
     folder.mkdir()
-    options = ("--max-restarts", RESTARTS, "--monitor-interval", 0.1)
-    job = launched(Path(__file__), world, "--train", folder, options=options)
-    begun, done, waits_s = time.monotonic(), 0, draw.uniform(0, took_s)
-    out = err = ""
-    while job.poll() is None:
-        if time.monotonic() - begun > waits_s and done < kills:
+    if kills:
+        (folder / "killed").touch()
+    options: tuple[object, ...] = ("--max-restarts", RESTARTS, "--monitor-interval", 0.1)
+    if nodes > 1:
+        place = f"127.0.0.1:{free_port()}"
+        options += ("--nnodes", nodes, "--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--rdzv-id", folder.name)
+        options += ("--local-addr", "127.0.0.1")
+    jobs = [launched(Path(__file__), world // nodes, "--train", folder, options=options) for _ in range(nodes)]
+    begun, done, since = time.time(), 0, 0.0
+    in_fit, part = draw.random() < 0.75, draw.random()
+    while any(job.poll() is None for job in jobs):
+        now = time.time()
+        since = since or newest(folder)
+        first = since if in_fit else begun
+        if done < kills and first >= begun and now - first > part * (took.fit_s if in_fit else took.start_s):
             if killed(folder, draw.randrange(world)):
                 places[place(folder)] += 1
                 done += 1
-            begun, waits_s = time.monotonic(), draw.uniform(0, took_s)
-        if time.monotonic() - begun > TOO_LONG_S:
-            job.send_signal(signal.SIGTERM)
+                begun, since = time.time(), 0.0
+                in_fit, part = draw.random() < 0.75, draw.random()
+        elif since < begun:
+            since = 0.0  # of before the kill
+        if now - begun > TOO_LONG_S:
+            for job in jobs:
+                job.send_signal(signal.SIGTERM)
             return done, "it hangs"
         time.sleep(0.01)
-    out, err = job.communicate()
-    if job.returncode:
-        return done, f"it ended with {job.returncode}:\n{out[-2000:]}{err[-20000:]}"
+    told = [(job.args, *job.communicate()) for job in jobs]
+    if not kills:
+        written = sorted(file.stat().st_mtime for file in (folder / "run").glob("*.safetensors"))
+        began = (folder / "pid.0").stat().st_mtime
+        took.fit_s, took.start_s = max(1.0, written[-1] - written[0]), max(1.0, written[0] - began)
+    for job, (_, out, err) in zip(jobs, told, strict=True):
+        if job.returncode:
+            return done, f"it ended with {job.returncode}:\n{out[-2000:]}{err[-20000:]}"
     return done, "" if (folder / "found.json").exists() else "it left no weights"
 
 
@@ -108,6 +148,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="how many, at least (20)")
     parser.add_argument("--world", type=int, default=2, help="how many processes a job has (2)")
+    parser.add_argument(
+        "--nodes", type=int, default=1, help="how many torchruns a job has, as if on so many machines (1)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which processes are killed (0)")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -117,16 +160,15 @@ def main() -> int:
     draw, places = random.Random(args.seed), collections.Counter[str]()
     kills = jobs = bad = 0
     with tempfile.TemporaryDirectory() as root:
-        started = time.monotonic()
-        _, wrong = one_job(Path(root, "whole"), args.world, 0, draw, 0, places)
-        took_s = time.monotonic() - started
+        took = Times()
+        _, wrong = one_job(Path(root, "whole"), args.world, args.nodes, 0, draw, took, places)
         if wrong:
             print(f"the undisturbed job failed: {wrong}")
             return 1
         expected = json.loads(Path(root, "whole", "found.json").read_text())
         while kills < args.kills and not bad:
             folder, jobs = Path(root, f"{jobs}"), jobs + 1
-            done, wrong = one_job(folder, args.world, min(RESTARTS, args.kills - kills), draw, took_s, places)
+            done, wrong = one_job(folder, args.world, args.nodes, min(RESTARTS, args.kills - kills), draw, took, places)
             kills += done
             if not wrong:
                 found = json.loads((folder / "found.json").read_text())

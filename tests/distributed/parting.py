@@ -1,9 +1,10 @@
-"""Processes of one job that do not do the same: python parting.py CASE FOLDER."""
+"""Processes of one job that do not do the same: python parting.py FOLDER CASE …."""
 
 import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from minilearn.all import (
 )
 from minilearn.votes import votes
 
-CASE, FOLDER = sys.argv[1], Path(sys.argv[2])
+FOLDER = Path(sys.argv[1])
 RANK = int(os.environ.get("RANK", "0"))
 LAST = int(os.environ.get("WORLD_SIZE", "1")) - 1
 
@@ -84,10 +85,6 @@ def spoil(cb: Callback) -> None:
     cb.learn.xb = (torch.full_like(cb.x, float("nan")),)
 
 
-def slow(cb: Callback) -> None:
-    """Each batch takes a while, so that the processes meet at each."""
-
-
 class Slow(Callback):
     """Takes a while for each batch, so that the processes meet often."""
 
@@ -95,44 +92,43 @@ class Slow(Callback):
         time.sleep(0.01)
 
 
-def main() -> None:
+def main(case: str) -> None:
     set_seed(0)
     acts: dict[str, Any] = {"error": fail, "hang": lambda: time.sleep(100), "die": lambda: os.kill(os.getpid(), 9)}
-    train = DataLoader(Rows(200, acts.get(CASE)), 2)
+    train = DataLoader(Rows(200, acts.get(case)), 2)
     dls = DataLoaders(train, DataLoader(Rows(40), 2))
-    cbs: list[Callback] = [Distributed(timeout_s=6 if CASE in ("hang", "alone") else 60)]
+    cbs: list[Callback] = [Distributed(timeout_s=5 if case in ("hang", "alone") else 60), Slow()]
     checkpoint = None
-    if CASE in ("nan", "restore", "terminate"):
+    if case in ("nan", "restore", "terminate"):
         cbs += [At(LAST, 4, spoil)]
-    if CASE == "restore":
+    if case == "restore":
         cbs += [Divergence("restore")]
-    if CASE == "terminate":
+    if case == "terminate":
         cbs += [TerminateOnNaN()]
-    if CASE == "alone":
+    if case == "alone":
         cbs += [At(LAST, 4, end_alone)]
-    if CASE == "together":
+    if case == "together":
         cbs += [EndTogether()]
-    if CASE.startswith("signal"):
-        number = signal.SIGINT if CASE.endswith("int") else signal.SIGTERM
-        valid = "valid" in CASE
-        cbs += [At(LAST, 1, lambda cb: signal.raise_signal(number), valid), Slow()]
-        checkpoint = Checkpoint("run", every_epoch=False)
-    if CASE == "clock":
-        checkpoint = Checkpoint("run", every_s=0.2 if RANK == LAST else 1e6, every_epoch=False, keep=100)
-        cbs += [Slow()]
+    if case.startswith("signal"):
+        number = signal.SIGINT if "int" in case else signal.SIGTERM
+        cbs += [At(LAST, 1, lambda cb: signal.raise_signal(number), "valid" in case)]
+        checkpoint = Checkpoint(case, every_epoch=False)
+    if case == "clock":
+        checkpoint = Checkpoint(case, every_s=0.2 if RANK == LAST else 1e6, every_epoch=False, keep=100)
     learn = Learner(dls, nn.Linear(3, 2), F.cross_entropy, SGD, 0.1, cbs=cbs, path=FOLDER)
-    print(f"rank {RANK} begins", flush=True)
+    ended = "by itself"
     try:
         learn.fit(3, checkpoint=checkpoint)
     except SystemExit as told:
-        print(f"rank {RANK} told {told.code}")
+        ended = f"told {told.code}"
     except KeyboardInterrupt:
-        print(f"rank {RANK} told by Ctrl-C")
+        ended = "told by Ctrl-C"
     weights = sum(float(p.detach().double().sum()) for p in learn.model.parameters())
-    print(
-        f"rank {RANK} ends: {learn.train_iter} batches, {len(learn.recorder.values)} rows, {weights:.12f}", flush=True
-    )
+    print(f"{case}: {ended}, {learn.train_iter} batches, {len(learn.recorder.values)} rows, {weights:.12f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    warnings.showwarning = lambda message, *_: print(f"warned: {message}")
+    warnings.simplefilter("always")
+    for name in sys.argv[2:]:
+        main(name)
