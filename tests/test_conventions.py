@@ -30,6 +30,7 @@ ROOM_ORDER = {
     "metrics": [
         "functions",
         "streaming",
+        "joining",
         "accumulated",
         "torch_metric",
         "factory",

@@ -6,7 +6,7 @@ from torch import nn
 from minilearn import distributed
 from minilearn.callback import Callback, CancelBatchException
 from minilearn.callbacks.train_eval import TrainEval
-from minilearn.data.shares import Share, numbers_of_main
+from minilearn.data.shares import Share, numbers_of_main, share_of
 from minilearn.errors import did_you_mean, positive
 
 STRATEGIES = ("ddp", "fsdp")
@@ -76,7 +76,8 @@ class Distributed(Callback):
         distributed.same_as_main(self.model.buffers())
 
     def after_pred(self) -> None:
-        if not self.training and not self.dl.own:
+        share = share_of(self.dl)
+        if share is not None and not self.training and not share.own:
             raise CancelBatchException  # its rows are another process's: here they count for nothing
 
     def after_loss(self) -> None:
@@ -92,7 +93,7 @@ class Distributed(Callback):
 
     def _divide(self) -> None:
         learn = self.learn
-        if not isinstance(learn.dl, Share):
+        if distributed.world_size() > 1 and share_of(learn.dl) is None:
             held = self._shares.get(id(learn.dl))
             if held is None or held.loader is not learn.dl:
                 held = self._shares[id(learn.dl)] = Share(learn.dl)
@@ -100,7 +101,9 @@ class Distributed(Callback):
 
     def _weight(self) -> float:
         """What the batch's loss is multiplied by, so that means over processes, and over rows, are right."""
-        share: Share = self.dl
+        share = share_of(self.dl)
+        if share is None:
+            return 1.0
         if getattr(self.learn.loss_func, "reduction", None) == "sum":
             return share.world * (share.own > 0) if self.training else share.total / share.own
         return share.weight if self.training else 1.0

@@ -17,8 +17,10 @@ from minilearn.data.position import Rows, Then, generators_of
 from minilearn.random_states import random_states, set_random_states
 from minilearn.tensors import batch_size
 
-Step = tuple[Any, int, int]
-"""What a process has of a step: a batch, how many of its rows count here, how many all processes have together."""
+Step = tuple[Any, int, int, int]
+"""A process's part of a step: a batch, how many of its rows count here, those of lower ranks, those of all together."""
+Planned = list[tuple["Rows", int, int, int]]
+"""The same with the rows' numbers in place of a batch."""
 Reader = Callable[[int], Iterator[Step]]
 """Gives a process's steps from a number on."""
 
@@ -38,20 +40,25 @@ class Share:
 
     Args:
         loader: any iterable of batches.
+        rank: the process's number; by default this one's.
+        world: how many processes there are; by default as many as work together.
 
     Attributes:
         own: how many rows of the batch that was given last count here.
+        before: how many rows of that step the processes of lower ranks have.
         total: how many rows that step has in all processes.
+        rows_before: how many rows the steps before it had.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, rank: int | None = None, world: int | None = None) -> None:
         self.loader = loader
-        self.rank, self.world = distributed.rank(), distributed.world_size()
-        self.own = self.total = 0
+        self.rank = distributed.rank() if rank is None else rank
+        self.world = distributed.world_size() if world is None else world
+        self.own = self.before = self.total = self.rows_before = 0
         self._twin: Any = None
 
     def __len__(self) -> int:
-        n = steps(self.loader)
+        n = steps(self.loader, self.world)
         if n is None:
             raise TypeError(f"{type(self.loader).__name__} has no length")
         return n
@@ -69,7 +76,10 @@ class Share:
         with numbers_of_main(generators_of(self.loader)):
             read = self._planned(batch)
         then()
-        for one, self.own, self.total in read:
+        self.rows_before = self.total = 0
+        for one, *counts in read:
+            self.rows_before += self.total
+            self.own, self.before, self.total = counts
             yield one
 
     def _planned(self, first: int) -> Iterator[Step]:
@@ -100,28 +110,26 @@ class Share:
         full = len(order) // group
         own = order[: full * group].view(full, self.world, bs)[first:, self.rank].reshape(-1)
         for batch in batches(columns, bs, len(own), on_device(own, device), pin=loader.pins()):
-            yield given(batch), bs, group
+            yield given(batch), bs, self.rank * bs, group
         left = order[full * group :]
         if len(left) and not loader.drop_last and first <= full:
-            rows, own_rows = self._share_of(left, bs)
-            yield given(copied(columns, on_device(rows, device), pin=loader.pins())), own_rows, len(left)
+            rows, own_rows, before = self._share_of(left, bs)
+            yield given(copied(columns, on_device(rows, device), pin=loader.pins())), own_rows, before, len(left)
 
-    def _of_columns(
-        self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: list[tuple[Rows, int, int]]
-    ) -> Iterator[Step]:
+    def _of_columns(self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: Planned) -> Iterator[Step]:
         device, given = columns[0].device, loader.as_given()
-        for rows, own, total in drawn:
+        for rows, *counts in drawn:
             indices = on_device(torch.as_tensor(rows), device)
-            yield given(copied(columns, indices, pin=loader.pins())), own, total
+            yield given(copied(columns, indices, pin=loader.pins())), *counts
 
-    def _share_of(self, left: Any, bs: int) -> tuple[Any, int]:
-        """This process's part of the rows that are left at the end, and how many of them count."""
+    def _share_of(self, left: Any, bs: int) -> tuple[Any, int, int]:
+        """This process's part of the rows that are left at the end, how many of them count, and how many are before."""
         sizes = share_sizes(len(left), self.world, bs)
         begin = sum(sizes[: self.rank])
         own = left[begin : begin + sizes[self.rank]]
-        return (own, len(own)) if len(own) else (left[: sizes[0]], 0)
+        return (own, len(own), begin) if len(own) else (left[: sizes[0]], 0, begin)
 
-    def _by_twin(self, loader: Any, drawn: list[tuple[Rows, int, int]], seed: int, first: int) -> Iterator[Step]:
+    def _by_twin(self, loader: Any, drawn: Planned, seed: int, first: int) -> Iterator[Step]:
         """Row by row: a twin of the loader reads what is this process's own, with random numbers of its own."""
         if self._twin is None:  # kept, and its batch sampler too: worker processes may live on from epoch to epoch
             self._twin = copy.copy(loader)
@@ -129,31 +137,31 @@ class Share:
             vars(self._twin).update(_iterator=None, generator=planned.generator, batch_sampler=planned)
             if isinstance(loader, DataLoader):
                 vars(self._twin).update(_numbered=planned)
-        for place, (rows, _, _) in enumerate(drawn, first):
+        for place, (rows, *_) in enumerate(drawn, first):
             rows.seed = (seed + place * self.world + self.rank) % 2**63
-        self._twin.batch_sampler.steps = [rows for rows, _, _ in drawn]
+        self._twin.batch_sampler.steps = [rows for rows, *_ in drawn]
         self._twin.generator.manual_seed((seed + self.rank) % 2**63)
-        for batch, (_, own, total) in zip(self._twin, drawn, strict=True):
-            yield batch, own, total
+        for batch, (_, *counts) in zip(self._twin, drawn, strict=True):
+            yield batch, *counts
 
-    def _steps(self, loader: Any) -> list[tuple[Rows, int, int]]:
+    def _steps(self, loader: Any) -> Planned:
         """The numbers of this process's rows, step by step."""
         drawn = [list(rows) for rows in loader.batch_sampler]
         groups = [drawn[i : i + self.world] for i in range(0, len(drawn), self.world)]
         plain = type(loader.batch_sampler) is BatchSampler and loader.batch_size is not None
         if groups and plain and loader.drop_last and len(groups[-1]) < self.world:
             groups.pop()
-        steps = []
+        planned = []
         for group in groups:
-            total = sum(map(len, group))
+            total, before = sum(map(len, group)), sum(map(len, group[: self.rank]))
             if plain and total < self.world * loader.batch_size:
-                rows, own = self._share_of([row for rows in group for row in rows], loader.batch_size)
+                rows, own, before = self._share_of([row for rows in group for row in rows], loader.batch_size)
             elif self.rank < len(group):
                 rows, own = group[self.rank], len(group[self.rank])
             else:
                 rows, own = group[0], 0
-            steps.append((Rows(rows), own, total))
-        return steps
+            planned.append((Rows(rows), own, before, total))
+        return planned
 
     # ---- rows and batches that come ----
 
@@ -175,15 +183,26 @@ class Share:
         while group := list(islice(given, self.world)):
             sizes = [batch_size(batch) for batch in group]
             mine = self.rank < len(group)
-            yield group[self.rank if mine else 0], sizes[self.rank] if mine else 0, sum(sizes)
+            yield (
+                group[self.rank if mine else 0],
+                sizes[self.rank] if mine else 0,
+                sum(sizes[: self.rank]),
+                sum(sizes),
+            )
 
 
-def steps(dl: Any) -> int | None:
+def share_of(dl: Any) -> Share | None:
+    """The share that a loader is, or goes through several times; None: it is a whole one."""
+    within = dl if isinstance(dl, Share) else getattr(dl, "loader", None)
+    return within if isinstance(within, Share) else None
+
+
+def steps(dl: Any, world: int | None = None) -> int | None:
     """How many steps all processes make over a loader, as many as one with larger batches; None: it does not say."""
     n = length(dl)
-    if n is None or isinstance(dl, Share):
+    if n is None or share_of(dl) is not None:
         return n
-    world = distributed.world_size()
+    world = distributed.world_size() if world is None else world
     plain = type(getattr(dl, "batch_sampler", None)) is BatchSampler
     return n // world if plain and dl.drop_last else -(-n // world)
 
@@ -222,7 +241,7 @@ class OwnRows(IterableDataset[Step]):
                     spare = [row]
             spare = own or spare
             if total and not (self._drop_last and total < group):
-                yield self._collate(spare), len(own), total
+                yield self._collate(spare), len(own), min(begin, total), total
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset":  # asked for while an object is being unpickled
