@@ -211,7 +211,7 @@ def mean_gradients(params: Iterable[Tensor]) -> None:
             by_kind.setdefault((p.grad.device, p.grad.dtype), []).append(p.grad)
     for grads in by_kind.values():
         flat = sum_all(torch.cat([grad.reshape(-1) for grad in grads])).div_(_job.world)
-        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
 

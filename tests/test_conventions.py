@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
     "errors", "tensors", "random_states", "distributed", "compiling", "operators", "batches",
-    "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "states", "tensor_files",
+    "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "joined_rows", "states", "tensor_files",
     "checkpoints", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule",
     "lr_suggest", "optim", "hooks", "summary_page",
     "graphs", "heard", "diagnosis", "faults", "callback", "step", "loop", "managed", "restore", "layered",

@@ -155,9 +155,9 @@ class AccumMetric(InChunks):
             total = round(distributed.sum_numbers([self._rows])[0])
         if self._kept and not self._numbers:  # rows that came without a place among those of all
             self._numbers = [torch.arange(self._rows)]
-        several = [*zip(*self._kept, strict=True), self._numbers] if self._kept else [None, None, None]
+        several: list[Any] = [*zip(*self._kept, strict=True), self._numbers] if self._kept else [None] * 3
         preds, targets, numbers = (
-            [part for part in distributed.gathered_tensors(parts and torch.cat(parts)) if part is not None]
+            [part for part in distributed.gathered_tensors(parts and torch.cat(list(parts))) if part is not None]
             for parts in several
         )
         if numbers:

@@ -159,6 +159,7 @@ def join_state(metric: Any, seen: bool) -> bool:
     """
     from_all: list[dict[str, Any] | None] = distributed.gathered(_on_cpu(metric.metric_state) if seen else None)
     there = [state for state in from_all if state is not None]
+    merged: Any
     for name, reduction in metric._reductions.items() if there else ():
         values = [state[name] for state in there]
         if isinstance(values[0], list):
@@ -182,7 +183,7 @@ def _torchmetrics_own(metric: Any) -> Callable[..., Any] | None:
     """torchmetrics' own `_sync_dist`, which an object's class may have replaced."""
     for kind in type(metric).__mro__:
         if kind.__module__ == "torchmetrics.metric" and kind.__name__ == "Metric":
-            found: Callable[..., Any] = kind._sync_dist
+            found: Callable[..., Any] = vars(kind)["_sync_dist"]
             return found
     return None
 

@@ -157,7 +157,8 @@ class AvgMetric(Metric):
     def reset(self) -> None:
         """Forgets what was accumulated."""
         self._late.clear()
-        self._total, self._count = 0.0, 0
+        self._total: float = 0.0
+        self._count: float = 0
 
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch on; nothing is read from the device."""

@@ -39,8 +39,8 @@ class TorchMetric(Metric):
     """A `torchmetrics` object, or any other with `update`, `compute` and `reset`, as a column.
 
     torchmetrics looks at the numbers of each batch and so waits for the device, unless its object was made with
-    ``validate_args=False``. In several processes its states are joined here, by its own rules, and not within `compute`;
-    an object that holds others is given the rows of all processes in each batch.
+    ``validate_args=False``. In several processes its states are joined here, by its own rules, not within `compute`; an
+    object that holds others is given the rows of all processes in each batch.
 
     Args:
         metric: the object.
