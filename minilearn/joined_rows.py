@@ -3,7 +3,7 @@
 Every process makes the same steps, and has a part of each or none: step by step come the rows of rank 0, of rank 1, …
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

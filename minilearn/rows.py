@@ -336,6 +336,7 @@ def _named(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def rebuilt(like: Any, wholes: Iterator[Any]) -> Any:
+    """The next of `wholes` in place of each part of `like`."""
     if isinstance(like, Mapping):
         return {key: rebuilt(part, wholes) for key, part in like.items()}
     if _is_columns(like):
