@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from minilearn import distributed
 from minilearn.callback import Callback, CancelBatchException, CancelTrainException
@@ -65,7 +65,7 @@ class GradientAccumulation(Callback):
             )
 
     def before_batch(self) -> None:
-        share, around = share_of(self.dl), self.learn.around
+        share, around = share_of(self.dl), cast(Any, self.learn.around)
         if share is not None and hasattr(around, "require_backward_grad_sync"):
             around.require_backward_grad_sync = self.count + share.total >= self.n_acc  # DDP looks before its forward
 

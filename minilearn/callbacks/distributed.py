@@ -111,8 +111,8 @@ class Distributed(Callback):
             if unused:
                 raise RuntimeError(
                     f"{len(unused)} parameters take no part in the batch, the first of them '{unused[0]}', and DDP"
-                    " waits for all: cbs=Distributed(find_unused=True) has torch look for them in each batch. Parameters that"
-                    " never take part can be frozen instead: requires_grad_(False)"
+                    " waits for all: cbs=Distributed(find_unused=True) has torch look for them in each batch. Those"
+                    " that never take part can be frozen instead: requires_grad_(False)"
                 )
         self.learn.rest_cb(self, "after_backward")
 
@@ -197,14 +197,14 @@ def with_sync_bn(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """
     if isinstance(model, _BatchNorm):
         raise ValueError("sync_bn=True replaces modules within a model, and this one is itself a batch normalisation")
-    found = [
+    found: list[tuple[nn.Module, str, nn.Module]] = [
         (parent, name, module)
         for parent in model.modules()
         for name, module in parent.named_children()
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
     ]
     for parent, name, module in found:
-        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))  # type: ignore[no-untyped-call]
     return found
 
 

@@ -35,8 +35,10 @@ class Share:
     `own` is 0 then, and they count for nothing.
 
     Loaders that fetch rows by number fetch their own alone. Of an `IterableDataset` every process reads all rows, and
-    makes batches of its own. Of any other loader, of batches that are put together already, every process reads all and
-    takes one of N; so it is with a batch sampler that is not torch's own.
+    makes batches of its own; one with an attribute ``splits_itself = True`` gives each process other rows by itself,
+    and the processes tell each other in each step how many they have: steps go on until none has any. Of any other
+    loader, of batches that are put together already, every process reads all and takes one of N; so it is with a batch
+    sampler that is not torch's own.
 
     Args:
         loader: any iterable of batches.
@@ -87,6 +89,8 @@ class Share:
         loader = self.loader
         if not isinstance(loader, torch.utils.data.DataLoader):
             return self._of_whole_batches(iter(loader), first)
+        if splits_itself(loader):
+            return _begun(self._of_own(iter(loader)), first)
         if isinstance(loader.dataset, IterableDataset) and loader.batch_size is not None:
             return self._of_rows_that_come(loader, first)
         if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
@@ -176,6 +180,21 @@ class Share:
             )
         return _begun(iter(self._twin), first)
 
+    def _of_own(self, given: Iterator[Any]) -> Iterator[Step]:
+        """Batches that are all this process's; one that has no more goes along with its last."""
+        batch = None
+        while True:
+            came = next(given, None)
+            sizes = distributed.gathered(0 if came is None else batch_size(came))
+            if not sum(sizes):
+                return
+            batch = batch if came is None else came
+            if batch is None:
+                raise ValueError(
+                    f"the data set splits itself, and gave the process of rank {self.rank} no row, others {max(sizes)}"
+                )
+            yield batch, sizes[self.rank], sum(sizes[: self.rank]), sum(sizes)
+
     def _of_whole_batches(self, given: Iterator[Any], first: int) -> Iterator[Step]:
         return _begun(self._one_of_each(given), first)
 
@@ -200,11 +219,16 @@ def share_of(dl: Any) -> Share | None:
 def steps(dl: Any, world: int | None = None) -> int | None:
     """How many steps all processes make over a loader, as many as one with larger batches; None: it does not say."""
     n = length(dl)
-    if n is None or share_of(dl) is not None:
+    if n is None or share_of(dl) is not None or splits_itself(dl):
         return n
     world = distributed.world_size() if world is None else world
     plain = type(getattr(dl, "batch_sampler", None)) is BatchSampler
     return n // world if plain and dl.drop_last else -(-n // world)
+
+
+def splits_itself(dl: Any) -> bool:
+    """Whether a loader's data set gives each process rows of its own."""
+    return bool(getattr(getattr(dl, "dataset", None), "splits_itself", False))
 
 
 def share_sizes(rows: int, world: int, bs: int) -> list[int]:
@@ -218,7 +242,7 @@ def share_sizes(rows: int, world: int, bs: int) -> list[int]:
 
 
 class OwnRows(IterableDataset[Step]):
-    """One process's batches of an `IterableDataset`, of which each reads all rows; the last ones may leave some out.
+    """One process's batches of an `IterableDataset`, of which each reads all rows, a step's rows at once.
 
     Everything else that is asked of it is the data set's.
     """
@@ -229,19 +253,19 @@ class OwnRows(IterableDataset[Step]):
         vars(self).update(dataset=dataset, _bs=bs, _rank=rank, _world=world, _collate=collate, _drop_last=drop_last)
 
     def __iter__(self) -> Iterator[Step]:
-        rows, group, spare = iter(self.dataset), self._bs * self._world, None
-        begin, end = self._rank * self._bs, (self._rank + 1) * self._bs
-        total = group
-        while total == group:
-            own, total = [], 0
-            for total, row in enumerate(islice(rows, group), 1):
-                if begin < total <= end:
-                    own.append(row)
-                elif spare is None:
-                    spare = [row]
-            spare = own or spare
-            if total and not (self._drop_last and total < group):
-                yield self._collate(spare), len(own), min(begin, total), total
+        rows, most = iter(self.dataset), self._bs * self._world
+        while group := list(islice(rows, most)):
+            total = len(group)
+            if total == most:
+                sizes = [self._bs] * self._world
+            elif self._drop_last:
+                return
+            else:
+                sizes = share_sizes(total, self._world, self._bs)
+            own, before = sizes[self._rank], sum(sizes[: self._rank])
+            mine = group[before : before + own] if own else group[: sizes[0]]
+            del group
+            yield self._collate(mine), own, before, total
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset":  # asked for while an object is being unpickled

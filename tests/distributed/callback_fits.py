@@ -130,7 +130,7 @@ class Cases:
     def averages(self) -> dict[str, Any]:
         norm = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3))
         ema = self.fitted(self.learner(norm, cbs=ml.EMA(0.9)))
-        return {"ema": ema, "swa": self.fitted(self.learner(cbs=ml.SWA(start_epoch=1)), lambda learn: learn.fit(3))}
+        return {"ema": ema, "swa": self.fitted(self.learner(cbs=ml.SWA(0.5)), lambda learn: learn.fit(3))}
 
     def schedules(self) -> dict[str, Any]:
         torchs = ml.TorchScheduler(partial(torch.optim.lr_scheduler.StepLR, step_size=3))
@@ -170,7 +170,7 @@ class Cases:
         return found
 
     def hooked(self) -> dict[str, Any]:
-        stats = ml.ActivationStats(modules=nn.Tanh)
+        stats = ml.ActivationStats()
         found = self.fitted(self.learner(cbs=stats))
         assert len(stats.stats) > 0
         return found
@@ -186,7 +186,7 @@ class Cases:
     def norms(self) -> dict[str, Any]:
         """Batch normalisation looks at each process's rows alone: only what is left behind is looked at here."""
         model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
-        learn = self.learner(model)
+        learn = self.learner(model, cbs=ml.SWA(0.5))
         found = self.fitted(learn)
         kept = distributed.gathered(found["weights"])
         assert all(other == kept[0] for other in kept)
