@@ -35,7 +35,8 @@ class Distributed(Callback):
     - `after_loss`: where shares differ in size, the loss is weighed, so that the mean over processes is right.
     - `after_backward`: a parameter that took no part in the first batch is an error, unless `find_unused`.
 
-    Each process but rank 0 has random numbers of its own for dropout and the like, and is silent.
+    Each process but rank 0 has random numbers of its own for dropout, mixing and the like, and is silent. With
+    ``compile=True`` training batches are carried out as they are, which a warning says: DDP is no part of a graph.
 
     Args:
         strategy: "ddp".

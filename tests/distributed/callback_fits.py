@@ -190,6 +190,11 @@ class Cases:
         found = self.fitted(learn)
         kept = distributed.gathered(found["weights"])
         assert all(other == kept[0] for other in kept)
+        if self.world > 1:
+            within = model[1]
+            with pytest.raises(RuntimeError, match=r"sync_bn=True needs GPUs.*the model is on cpu"):
+                self.fitted(self.learner(model, cbs=ml.Distributed(sync_bn=True)))
+            assert model[1] is within
         return {"n": len(found["values"])}
 
     def mixed(self) -> dict[str, Any]:
