@@ -4,9 +4,10 @@ A process is alone until `start`: rank 0 of 1, whose sums are its own and whose 
 """
 
 import atexit
+import math
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -84,6 +85,19 @@ def stop() -> None:
     with suppress(Exception):
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """For what one process may do while the others do something else: within the ``with`` block nothing is joined.
+
+    The process keeps its rank, and its world is itself.
+    """
+    world, _job.world = _job.world, 1
+    try:
+        yield
+    finally:
+        _job.world = world
 
 
 def rank() -> int:
@@ -184,6 +198,43 @@ def gathered(value: Any) -> list[Any]:
     held: list[Any] = [None] * _job.world
     dist.all_gather_object(held, value, group=_job.cpu)
     return held
+
+
+def gathered_tensors(tensor: Tensor | None) -> list[Tensor | None]:
+    """The tensor that each process has, by rank, on the CPU; of any shapes and types, and None where there is none."""
+    if tensor is not None:
+        tensor = tensor.detach().cpu().contiguous()
+    if _job.world == 1:
+        return [tensor]
+    kinds = gathered(None if tensor is None else (tuple(tensor.shape), tensor.dtype))
+    sizes = [0 if kind is None else math.prod(kind[0]) * kind[1].itemsize for kind in kinds]
+    room = [torch.empty(max(sizes), dtype=torch.uint8) for _ in sizes]
+    own = torch.zeros(max(sizes), dtype=torch.uint8)
+    if tensor is not None:
+        own[: sizes[_job.rank]] = tensor.reshape(-1).view(torch.uint8)
+    if max(sizes):
+        dist.all_gather(room, own, group=_job.cpu)
+    return [
+        None if kind is None else flat[:size].view(kind[1]).reshape(kind[0])
+        for kind, flat, size in zip(kinds, room, sizes, strict=True)
+    ]
+
+
+def mean_gradients(params: Iterable[Tensor]) -> None:
+    """Puts the mean over the processes into each gradient, in place; one that some processes lack counts as 0 there."""
+    held = list(params)
+    if _job.world == 1 or not held:
+        return
+    there = largest([float(p.grad is not None) for p in held])
+    by_kind: dict[Any, list[Tensor]] = {}
+    for p, somewhere in zip(held, there, strict=True):
+        if somewhere:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            by_kind.setdefault((p.grad.device, p.grad.dtype), []).append(p.grad)
+    for grads in by_kind.values():
+        flat = sum_all(torch.cat([grad.reshape(-1) for grad in grads])).div_(_job.world)
+        for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
 
 
 def barrier() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minilearn import distributed
 from minilearn.batches import split_batch
 from minilearn.data.order import check_loader, in_order, row_numbers, rows_at
 from minilearn.errors import whole
@@ -22,7 +23,7 @@ class Interpretation:
     """The loss of each row of a loader, and a look at those rows.
 
     `from_learner` makes one. Only losses are kept; the rows that are shown are fetched by their number and predicted
-    again, so that a data set of any size can be looked at.
+    again, so that a data set of any size can be looked at. In several processes all must make one; then each can look.
 
     Args:
         learn: the Learner whose model predicts.
@@ -88,7 +89,8 @@ class Interpretation:
         losses, numbers = self.losses.topk(n if k is None else min(whole("k", k, 1), n), largest=largest)
         if not items:
             return losses, numbers
-        rows = row_numbers(self.dl)
+        with distributed.alone():
+            rows = row_numbers(self.dl)
         if rows is None:
             raise TypeError("items=True needs a loader that fetches the rows of a data set by number")
         return losses, numbers, [self.dl.dataset[rows[i]] for i in numbers.tolist()]
@@ -126,8 +128,9 @@ class Interpretation:
 
     def _rows(self, numbers: Sequence[int]) -> tuple[Any, Any, Any, Any]:
         """Inputs as the loader gives them, predictions, targets and answers of the rows of these numbers."""
-        batch = rows_at(self.dl, numbers)
-        preds, targets, decoded = self.learn.get_preds(dl=[batch], with_decoded=True, act=self.act)
+        with distributed.alone():  # each process by itself: not all need to look
+            batch = rows_at(self.dl, numbers)
+            preds, targets, decoded = self.learn.get_preds(dl=[batch], with_decoded=True, act=self.act)
         return split_batch(batch, self.learn.dls.n_inp)[0], preds, targets, decoded
 
     def _vocab(self) -> Sequence[Any] | None:

@@ -44,9 +44,12 @@ __all__ = [
     "mnist_loss",
     "not_reduced",
     "row_losses",
+    "weights_met",
 ]
 
 Loss = Callable[..., Tensor]
+OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+"""torch's losses whose mean is over the weights of the targets that are not ignored."""
 
 
 def mnist_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -278,3 +281,25 @@ def row_losses(loss_func: Loss, pred: Any, yb: tuple[Any, ...], rows: int) -> Te
             " rows"
         )
     return losses.reshape(rows) if losses.numel() == rows else losses.reshape(rows, -1).mean(1)
+
+
+def weights_met(loss_func: Any, target: Any) -> tuple[Tensor, bool] | None:
+    """What torch's losses over classes divide a batch's sum by, where that need not be its rows.
+
+    Args:
+        loss_func: one of `OF_CLASSES`, with the mean as its reduction, or minilearn's flat form of one; of another
+            there is nothing to tell.
+        target: the batch's classes, int64 of any shape.
+    Returns:
+        The sum of the weights of the targets that are not ignored, float (); and whether the loss was told of weights,
+        or of a class to ignore.
+    """
+    func = getattr(loss_func, "func", loss_func)
+    whole = isinstance(func, OF_CLASSES) and func.reduction == "mean"
+    if not whole or not isinstance(target, Tensor) or target.is_floating_point():
+        return None
+    counted = target != func.ignore_index
+    told = func.weight is not None or func.ignore_index != -100
+    if func.weight is None:
+        return counted.sum().to(torch.get_default_dtype()), told
+    return (func.weight[torch.where(counted, target, 0)] * counted).sum(), told

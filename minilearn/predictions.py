@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from minilearn import distributed
 from minilearn.callback import Callback, Callbacks, CancelEpochException, CancelFitException
 from minilearn.callbacks import GatherPreds, ProgressCallback, Recorder
 from minilearn.data.loader import ANEW
@@ -44,6 +45,9 @@ class PredictingLoop(ScheduledFits, ABC):
 
     def validate(self, ds_idx: int = 1, dl: Any = None, cbs: Callbacks = None) -> list[float | None]:
         """The loss and the metrics over a loader, without training; the history of the last fit stays.
+
+        In several processes all must call it, and all have the figures of all rows; where one is missing, the others
+        wait for it until their time is up. So it is with `get_preds` and `tta`; not with `predict`.
 
         Args:
             ds_idx: the number of the loader in `dls`.
@@ -162,7 +166,8 @@ class PredictingLoop(ScheduledFits, ABC):
         if isinstance(self.dls.train, torch.utils.data.DataLoader) and self.dls.train.batch_size is not None:
             collate = self.dls.train.collate_fn
         batch = collate([item])
-        preds, _, decoded = self.get_preds(dl=[batch], with_decoded=True, with_targs=False)
+        with distributed.alone():  # each process by itself: not all need to ask
+            preds, _, decoded = self.get_preds(dl=[batch], with_decoded=True, with_targs=False)
         pred, answer = (map_tensors(_first_row, part) for part in (preds, decoded))
         plain = answer.item() if isinstance(answer, Tensor) and answer.numel() == 1 else answer
         vocab = getattr(self.dls, "vocab", None)
@@ -235,7 +240,8 @@ class PredictingLoop(ScheduledFits, ABC):
         self._take_stock()
         loader = self._loader("show_results", ds_idx, dl)
         batch = next(iter(some_rows(loader, max_n) if shuffle else loader))
-        preds = self.get_preds(dl=[batch], with_decoded=True)
+        with distributed.alone():
+            preds = self.get_preds(dl=[batch], with_decoded=True)
         vocab = getattr(self.dls, "vocab", None)
         return plot_results(self._inputs_of(batch), preds[1], preds[2], max_n=max_n, vocab=vocab, **kwargs)
 

@@ -14,8 +14,10 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from minilearn import distributed
 from minilearn.callback import Callback
 from minilearn.data.loader import length, no_batch
+from minilearn.data.shares import Share
 from minilearn.loop import Loop
 from minilearn.metrics import Metric
 from minilearn.random_states import random_states, set_random_states
@@ -71,13 +73,15 @@ def restored(learn: Loop, params: Iterable[Tensor] = ()) -> Iterator[None]:
 class Rounds:
     """A loader that is gone through again and again until `n` batches have come.
 
+    In several processes each goes through its share: `n` is the number of steps.
+
     Args:
         loader: the loader; what else is asked for, its `dataset` say, is its.
         n: how many batches.
     """
 
     def __init__(self, loader: Any, n: int) -> None:
-        self.loader, self.n = loader, n
+        self.loader, self.n = Share(loader) if distributed.world_size() > 1 else loader, n
 
     def __len__(self) -> int:
         return self.n

@@ -283,7 +283,7 @@ class Nested:
         if value.__class__ is Tensor and "" in self._columns:  # nearly always
             self._columns[""].append(value)
             return
-        parts = dict(_named(value))
+        parts = dict(self.parts(value))
         if parts.keys() != self._columns.keys():
             raise ValueError(
                 f"batches are to be gathered, but one has the parts {list(parts)}, the first one {list(self._columns)}"
@@ -291,6 +291,13 @@ class Nested:
         for name, part in parts.items():
             self._columns[name].append(part)
         self._last = value if self._last is None else self._last
+
+    def skip(self) -> None:
+        """Takes note that a batch has no row that is to be gathered."""
+
+    def parts(self, value: Any) -> Iterator[tuple[str, Any]]:
+        """The parts of a value with their places."""
+        return _named(value)
 
     def _column(self, name: str, part: Any) -> Column | Listed:
         return self._make(name) if isinstance(part, Tensor) else Listed()
@@ -300,7 +307,7 @@ class Nested:
         if not self._columns:
             return None
         wholes = {name: column.result() for name, column in self._columns.items()}
-        return wholes[""] if "" in wholes else _rebuilt(self._last, iter(wholes.values()))
+        return wholes[""] if "" in wholes else rebuilt(self._last, iter(wholes.values()))
 
     def discard(self) -> None:
         """Lets go of what was gathered so far."""
@@ -328,11 +335,12 @@ def _named(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from _named(part, f"{name}_{place}" if name else place)
 
 
-def _rebuilt(like: Any, wholes: Iterator[Any]) -> Any:
+def rebuilt(like: Any, wholes: Iterator[Any]) -> Any:
+    """The next of `wholes` in place of each part of `like`."""
     if isinstance(like, Mapping):
-        return {key: _rebuilt(part, wholes) for key, part in like.items()}
+        return {key: rebuilt(part, wholes) for key, part in like.items()}
     if _is_columns(like):
-        parts = [_rebuilt(part, wholes) for part in like]
+        parts = [rebuilt(part, wholes) for part in like]
         return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
     return next(wholes)
 

@@ -9,7 +9,7 @@ from minilearn.job_errors import of_all
 
 EVERY_S = 0.25
 """How far apart two meetings are, by the slowest process's clock."""
-NAMES = ("signal", "checkpoint", "diverged", "not finite", "search", "end")
+NAMES = ("signal", "checkpoint", "diverged", "not finite", "end")
 """What can be asked; "end" is for callbacks that are not minilearn's."""
 
 

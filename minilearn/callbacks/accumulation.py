@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
+from minilearn import distributed
 from minilearn.callback import Callback, CancelBatchException, CancelTrainException
 from minilearn.callbacks.precision import MixedPrecision
+from minilearn.data.shares import share_of
 from minilearn.errors import whole
 from minilearn.optim import lists
 from minilearn.optim.foreign import needs_closure
@@ -21,6 +23,9 @@ class GradientAccumulation(Callback):
     also of one that was cut short by `CancelTrainException`, is stepped then, with the events of a step; what is left
     of an epoch or a fit that was cancelled is dropped. Schedules move with each batch. The loss has to be a mean over
     the batch, and layers that look at the whole batch, such as batch normalisation, still see the small ones.
+
+    In several processes the rows of all count: `n_acc` makes the steps that it makes in one. DDP adds gradients up over
+    the processes in the batch that makes a step, not in those before it; what is left at the end is added up by itself.
 
     With ``compile=True`` the model is compiled, the step is carried out as it is. A batch costs about 11 µs on a CPU;
     a step over another number of samples than `n_acc`, one pass over the gradients beside it.
@@ -59,9 +64,14 @@ class GradientAccumulation(Callback):
                 " look at the last batch alone: use larger batches"
             )
 
+    def before_batch(self) -> None:
+        share, around = share_of(self.dl), cast(Any, self.learn.around)
+        if share is not None and hasattr(around, "require_backward_grad_sync"):
+            around.require_backward_grad_sync = self.count + share.total >= self.n_acc  # DDP looks before its forward
+
     def before_backward(self) -> None:
-        learn = self.learn
-        self._size = batch_size(learn.yb or learn.xb)
+        learn, share = self.learn, share_of(self.dl)
+        self._size = batch_size(learn.yb or learn.xb) if share is None else share.total
         if self._size != self.n_acc:
             learn.loss_grad = learn._root() * (self._size / self.n_acc)
 
@@ -96,6 +106,8 @@ class GradientAccumulation(Callback):
     def _step_what_is_left(self) -> None:
         if not self.count:
             return
+        if hasattr(self.learn.around, "require_backward_grad_sync"):
+            distributed.mean_gradients(p for p in self._params() if p.requires_grad)
         self._at_end = True
         try:
             with suppress(CancelBatchException, CancelTrainException):

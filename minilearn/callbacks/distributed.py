@@ -4,14 +4,16 @@ import sys
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from minilearn import distributed
 from minilearn.callback import Callback, CancelBatchException
 from minilearn.callbacks.train_eval import TrainEval
-from minilearn.data.shares import Share, numbers_of_main
+from minilearn.data.shares import Share, numbers_of_main, share_of
 from minilearn.errors import did_you_mean, positive
 from minilearn.job_errors import name_rank
+from minilearn.losses import weights_met
 from minilearn.materialize import materialize
 from minilearn.random_states import seed_anew
 from minilearn.sharding import Classes, checkpoint_activations, classes_of, is_sharded_model, shard_model
@@ -27,19 +29,27 @@ class Distributed(Callback):
     A Learner that is made in a process of torchrun has it. `bs` is each process's: step k of N processes has the rows
     of step k of one process whose `bs` is N times as large, in its order, and so the loss of each epoch, the metrics,
     and the weights in the end are those of that one. Every row counts once, in training and in validation, also where
-    the data set does not divide (`data.shares.Share`). A loss must be a mean over rows, or have ``reduction="sum"``.
+    the data set does not divide (`data.shares.Share`).
+
+    A loss must be a mean over rows, or have ``reduction="sum"``; torch's losses over classes may be weighted by class
+    too, or leave a class out (`ignore_index`), at the cost of a sum of one number a batch. That targets of torch's own
+    -100 are left out is seen in the first batch of a fit's part. Of any other mean, as of a loss that a model computes
+    over its tokens, the processes' means count by their rows, which is not quite the mean of all.
 
     - `after_create`: joins the other processes; all begin with rank 0's weights.
     - `before_fit`: the model goes into torch's DistributedDataParallel, which adds gradients up while the backward pass
       is at work. `learn.model` stays the plain model.
     - `before_train`, `before_validate`: the loader is divided; buffers such as running averages are rank 0's.
+    - `after_pred`: a batch without a row of its own is cancelled in validation; its rows are another process's.
     - `after_loss`: where shares differ in size, the loss is weighed, so that the mean over processes is right.
+    - `after_backward`: a parameter that took no part in the first batch is an error, unless `find_unused`.
 
     - `before_batch`: now and then the processes meet, for what they decide together (`votes`).
     - `after_epoch`: the epoch's row of figures is rank 0's.
 
-    Each process but rank 0 has random numbers of its own for dropout and the like, and is silent: it prints nothing,
-    warns of nothing, and callbacks that are `main_only` do not hear. Its errors are told, with its rank.
+    Each process but rank 0 has random numbers of its own for dropout, mixing and the like, and is silent: it prints
+    nothing, warns of nothing, and callbacks that are `main_only` do not hear. Its errors are told, with its rank. With
+    ``compile=True`` training batches are carried out as they are, which a warning says: DDP is no part of a graph.
 
     With ``strategy="fsdp"`` each process holds a piece of every parameter, its gradient and its averages
     (`sharding.shard_model`), which are gathered block by block; the callback is given to the Learner then, not to a
@@ -48,7 +58,8 @@ class Distributed(Callback):
 
     Args:
         strategy: "ddp": each process has the whole model; "fsdp": a piece of it.
-        sync_bn: whether batch normalisation goes over all processes' rows, which torch can on GPUs only.
+        sync_bn: whether batch normalisation goes over all processes' rows, which torch can on GPUs only. For a fit its
+            modules stand in for the model's own, with the same tensors.
         find_unused: whether some parameters may take no part in a batch: torch looks for them then, which costs a pass.
         timeout_s: seconds that one process waits for the others before it gives up.
         mixed_precision: with "fsdp", the precision of weights and activations in the model, such as torch.bfloat16.
@@ -89,6 +100,9 @@ class Distributed(Callback):
             raise ValueError(f"{given[0]} is for strategy='fsdp', got strategy='ddp'")
         self._around: nn.Module | None = None
         self._shares: dict[int, Share] = {}
+        self._weighs: dict[bool, bool] = {}
+        self._weights: tuple[Tensor, Tensor] | None = None
+        self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
 
     # ---- the events ----
 
@@ -112,6 +126,8 @@ class Distributed(Callback):
             )
         different_numbers()
         votes.begin(self._where)
+        if self.sync_bn:  # first of all: hooks go to the modules that are there then
+            self._swapped = with_sync_bn(self.model)
 
     def before_train(self) -> None:
         self._divide()
@@ -126,13 +142,30 @@ class Distributed(Callback):
         votes.next_batch()
 
     def after_pred(self) -> None:
-        if not self.training and not self.dl.own:
+        share = share_of(self.dl)
+        self._weights = None if share is None else self._weights_of(share)
+        if share is not None and not self.training and not share.own:
             raise CancelBatchException  # its rows are another process's: here they count for nothing
 
     def after_loss(self) -> None:
-        weight = self._weight()
-        if weight != 1.0 and "loss" in self.learn.__dict__:
+        if "loss" not in self.learn.__dict__:
+            return
+        if self._weights is not None:
+            own, total = self._weights
+            self.learn.loss = torch.where(own > 0, self.learn.loss, 0) * (own / total * self._parts())
+        elif (weight := self._weight()) != 1.0:
             self.learn.loss = self.learn.loss * weight
+
+    def after_backward(self) -> None:
+        if self.learn.around is not None and not self.find_unused:
+            unused = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
+            if unused:
+                raise RuntimeError(
+                    f"{len(unused)} parameters take no part in the batch, the first of them '{unused[0]}', and DDP"
+                    " waits for all: cbs=Distributed(find_unused=True) has torch look for them in each batch. Those"
+                    " that never take part can be frozen instead: requires_grad_(False)"
+                )
+        self.learn.rest_cb(self, "after_backward")
 
     def after_epoch(self) -> None:
         if values := getattr(getattr(self.learn, "recorder", None), "values", None):
@@ -146,8 +179,12 @@ class Distributed(Callback):
 
     def cleanup_fit(self) -> None:
         votes.end()
-        self.learn.around = self._around = None
-        self._shares = {}
+        self.learn.around = self._around = self._weights = None
+        self._shares, self._weighs = {}, {}
+        for parent, name, module in self._swapped:
+            module.training = getattr(parent, name).training
+            setattr(parent, name, module)
+        self._swapped = []
         error = sys.exc_info()[1]
         if error is not None and distributed.world_size() > 1:
             name_rank(error, distributed.rank(), distributed.world_size(), distributed.timeout_s())
@@ -156,15 +193,38 @@ class Distributed(Callback):
 
     def _divide(self) -> None:
         learn = self.learn
-        if not isinstance(learn.dl, Share):
+        if distributed.world_size() > 1 and share_of(learn.dl) is None:
             held = self._shares.get(id(learn.dl))
             if held is None or held.loader is not learn.dl:
                 held = self._shares[id(learn.dl)] = Share(learn.dl)
             learn.dl = held
 
+    def _weights_of(self, share: Share) -> tuple[Tensor, Tensor] | None:
+        """What the batch's loss is a mean over, here and in all processes, where that is not its rows."""
+        learn = self.learn
+        found = weights_met(learn.loss_func, learn.yb[0]) if learn._with_loss and len(learn.yb) == 1 else None
+        if found is None:
+            return None
+        own, told = found
+        if self.training not in self._weighs:  # the first batch is looked at
+            some_out = not told and bool(own < learn.yb[0].numel())
+            self._weighs[self.training] = told or bool(distributed.largest([some_out])[0])
+        if not self._weighs[self.training]:
+            return None
+        own = own if share.own else own * 0
+        return own, distributed.sum_all(own)
+
+    def _parts(self) -> float:
+        """Over how many like parts the loss is averaged: over processes in training, by rows in validation."""
+        share = share_of(self.dl)
+        assert share is not None
+        return share.world if self.training else share.total / share.own
+
     def _weight(self) -> float:
         """What the batch's loss is multiplied by, so that means over processes, and over rows, are right."""
-        share: Share = self.dl
+        share = share_of(self.dl)
+        if share is None:
+            return 1.0
         if getattr(self.learn.loss_func, "reduction", None) == "sum":
             return share.world * (share.own > 0) if self.training else share.total / share.own
         return share.weight if self.training else 1.0
@@ -179,6 +239,10 @@ class Distributed(Callback):
         from torch.nn.parallel import DistributedDataParallel  # here: it takes a while to import
 
         device = next(self.model.parameters()).device
+        if self._swapped and device.type != "cuda":
+            raise RuntimeError(
+                f"sync_bn=True needs GPUs: torch's SyncBatchNorm has no other, and the model is on {device}"
+            )
         return DistributedDataParallel(
             self.model,
             device_ids=[device] if device.type == "cuda" else None,
@@ -199,6 +263,27 @@ def different_numbers() -> None:
         seed = int(torch.empty((), dtype=torch.int64).random_(generator=_copy_of_default()))
     if not distributed.is_main():
         seed_anew((seed + distributed.rank()) % 2**63)
+
+
+def with_sync_bn(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Puts torch's `SyncBatchNorm` in the place of each batch normalisation; both have the same tensors.
+
+    Returns:
+        What was replaced: its parent, its name there, and itself, to be put back.
+    Raises:
+        ValueError: the model is nothing but a batch normalisation.
+    """
+    if isinstance(model, _BatchNorm):
+        raise ValueError("sync_bn=True replaces modules within a model, and this one is itself a batch normalisation")
+    found: list[tuple[nn.Module, str, nn.Module]] = [
+        (parent, name, module)
+        for parent in model.modules()
+        for name, module in parent.named_children()
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+    ]
+    for parent, name, module in found:
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))  # type: ignore[no-untyped-call]
+    return found
 
 
 def _copy_of_default() -> torch.Generator:

@@ -1,6 +1,7 @@
 """Predictions kept: those of a validation as it goes by, and those of any loader after each validation."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
 from minilearn.data.loader import DataLoader, length
 from minilearn.data.order import row_count
+from minilearn.data.shares import share_of
 from minilearn.errors import describe, whole
+from minilearn.joined_rows import FiledNested, JoinedNested
 from minilearn.losses import activation_of, decodes_of, infer_loss, row_losses
 from minilearn.rows import Column, InFile, InMemory, Nested, npy_path
 from minilearn.tensors import batch_size, cloned
@@ -27,6 +30,9 @@ class GatherPreds(Callback):
     Predictions are written into one tensor, as long as the loader's rows where it tells their number, so that there is
     never a second copy; from a CUDA GPU they are copied without waiting. A batch costs about 18 µs for each tensor that
     is gathered, beside the copy. Where rows differ in shape, they come as a list.
+
+    In several processes each gathers its own rows, and at the end every one has those of all, in the loader's order;
+    files are written by rank 0, step by step, and mapped by all.
 
     Args:
         with_input: keep the inputs too, as the model gets them.
@@ -108,6 +114,7 @@ class GatherPreds(Callback):
         rows, batches = row_count(self.dl), length(self.dl)
 
         ours = isinstance(self.dl, DataLoader)  # its batches are not written to again
+        several = share_of(self.dl) is not None
 
         def part(path: Path | None = None, stem: str = "", hold: bool = False) -> Nested:
             def column(name: str) -> Column:
@@ -115,14 +122,18 @@ class GatherPreds(Callback):
                     return InFile(npy_path(path, stem, name))
                 return InMemory(rows, batches, self.concat_dim, hold=hold)
 
-            return Nested(column)
+            if not several:
+                return Nested(column)
+            if path is None:
+                return JoinedNested(column, self.concat_dim)
+            return FiledNested(column, partial(npy_path, path, stem))
 
         self._parts = {
             "inputs": part(),
             "preds": part(self.save_preds, "preds"),
             "targets": part(self.save_targs, "targs", hold=ours),
             "decoded": part(),
-            "losses": Nested(lambda name: InMemory(rows, batches)),
+            "losses": (JoinedNested if several else Nested)(lambda name: InMemory(rows, batches)),
         }
 
         if not self.with_input:
@@ -134,7 +145,10 @@ class GatherPreds(Callback):
 
     def after_batch(self) -> None:
         learn, parts = self.learn, self._parts
-        if "pred" not in learn.__dict__:  # the batch was cancelled before the model saw it
+        share = share_of(learn.dl)
+        if "pred" not in learn.__dict__ or (share is not None and not share.own):
+            for part in parts.values():  # the batch was cancelled before the model saw it, or its rows are another's
+                part.skip()
             return
         pred, yb = learn.pred, learn.yb
         if self.with_input:
@@ -142,6 +156,8 @@ class GatherPreds(Callback):
             self._inputs = None
         if self.with_targs and yb:
             parts["targets"].append(_bare(yb))
+        elif share is not None:
+            parts["targets"].skip()
         if self._made is None:
             self._made = self._begin()
         activate, decode = self._made

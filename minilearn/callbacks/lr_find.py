@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from minilearn import distributed
 from minilearn.callback import Callback, CancelFitException, CancelValidException
 from minilearn.callbacks.recorder import Recorder
 from minilearn.data.loader import ANEW
@@ -22,7 +23,6 @@ from minilearn.plots import plot_lr_find
 from minilearn.restore import Rounds, restored
 from minilearn.schedule import SchedExp
 from minilearn.tensors import LateScalars
-from minilearn.votes import votes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,8 +108,11 @@ class LRFinder(Callback):
 
     def after_loss(self) -> None:
         if hasattr(self.learn, "loss"):
-            self._late.append(self.learn.loss, self._rates[-1](self.count / self.num_it))
-            if votes.ask("search", self._over):
+            # The mean over the processes, so that all see one curve, and end together.
+            loss, world = self.learn.loss, distributed.world_size()
+            loss = loss if world == 1 else distributed.sum_all(loss) / world
+            self._late.append(loss, self._rates[-1](self.count / self.num_it))
+            if self._over:
                 raise self.ends_with
 
     def before_step(self) -> None:

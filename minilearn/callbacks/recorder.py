@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from minilearn import distributed
 from minilearn.callback import Callback
 from minilearn.errors import did_you_mean, in_range
-from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics, joined
+from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics, go_along, joined, take_on
 from minilearn.optim.hypers import Place, last_layer, named
 from minilearn.plots import plot_loss, plot_sched
 from minilearn.tensors import LateScalars, on_its_way, shape_text
@@ -275,19 +275,16 @@ class Recorder(Callback):
             if not self._in_valid:
                 return
         if learn.yb:
-            if torch.is_grad_enabled():
-                with torch.no_grad():
-                    self._accumulate()
-            else:  # in validation gradients are off already
-                self._accumulate()
+            with torch.no_grad() if torch.is_grad_enabled() else nullcontext():  # in validation they are off already
+                self._take_on()
 
-    def _accumulate(self) -> None:
-        for metric in self.learn.metrics:
-            try:
-                metric.accumulate(self.learn)
-            except Exception as error:
-                error.add_note(f"raised by the metric '{metric.name}'")
-                raise
+    def after_cancel_batch(self) -> None:
+        if not self.training and self._in_valid and self.iter != self._taken:
+            go_along(self.learn.metrics, self.learn)
+
+    def _take_on(self) -> None:
+        self._taken = self.iter
+        take_on(self.learn.metrics, self.learn)
 
     def after_train(self) -> None:
         self._late.read()
@@ -332,6 +329,7 @@ class Recorder(Callback):
         self._row, self._measured = None, False
 
     def _reset(self) -> None:
+        self._taken = -1
         self._valid_loss.reset()
         for metric in self.learn.metrics:
             metric.reset()

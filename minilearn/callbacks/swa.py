@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_swa_multi_avg_fn, update_bn
 
+from minilearn import distributed
 from minilearn.callbacks.average import Update, WeightAverage
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.callbacks.schedule import ParamScheduler, put_back
 from minilearn.data.loader import ANEW
+from minilearn.data.shares import Share
 from minilearn.errors import share, whole
 from minilearn.graphs import call
 from minilearn.loop import OF_A_BATCH
@@ -100,6 +103,7 @@ class SWA(WeightAverage):
     def _forget(self) -> None:
         super()._forget()
         self._n_measured, self._lrs = 0, None
+        self._seen = 0
 
     def _put_in(self) -> None:
         already = bool(self._weights)
@@ -131,7 +135,9 @@ class SWA(WeightAverage):
         kept = {name: learn.__dict__[name] for name in (*OF_A_BATCH, "training") if name in learn.__dict__}
         try:
             learn.training = False  # for the transforms
+            self._seen = 0
             update_bn(self._inputs(), _OfInputs(self.model))
+            self._join([t for module in norms.values() for t in module.buffers()])
             for t, before in frozen:
                 t.copy_(before)
         finally:
@@ -142,12 +148,25 @@ class SWA(WeightAverage):
             learn._forget(*OF_A_BATCH)
             learn.__dict__.update(kept)
 
+    def _join(self, measured: list[Tensor]) -> None:
+        """Puts the mean of what all processes have measured into each, by the batches that each has had."""
+        if distributed.world_size() > 1:
+            weight = self._seen / distributed.sum_numbers([self._seen])[0]
+            for t in measured:
+                if t.is_floating_point():
+                    t.copy_(distributed.sum_all(t * weight if self._seen else torch.zeros_like(t)))
+            distributed.same_as_main(t for t in measured if not t.is_floating_point())
+
     def _inputs(self) -> Iterator[Any]:
         """The inputs of the training batches on the device, each in a tuple, of which `update_bn` takes the first."""
         place = [cb for cb in self.learn.cbs if isinstance(cb, DevicePlacement)]
-        for i, batch in enumerate(self.dls.train):
+        part = Share(self.dls.train) if distributed.world_size() > 1 else None
+        for i, batch in enumerate(self.dls.train if part is None else part):
             if i == self.bn_batches:
                 return
+            if part is not None and not part.own:
+                continue
+            self._seen += 1
             self.learn._take(batch)
             for cb in place:
                 cb.before_batch()

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,29 @@ def cannot_write(folder: Path, error: OSError) -> DataError:
         f"cannot write to the data folder {folder}: {error.strerror or error}. Nothing was left there."
         " Make room or give permission, or choose another folder: path=..., or the variable XDG_DATA_HOME."
     )
+
+
+@contextmanager
+def one_process(path: Path) -> Iterator[None]:
+    """Lets one process of this machine at a time into a ``with`` block that makes `path`; the others wait.
+
+    Who comes in looks first whether it is there by now. The lock is a file in the system's folder for temporary ones,
+    and ends with its process, however that ends. Where the system has no such locks (Windows), all come in: what is
+    made is whole all the same.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+    lock = Path(tempfile.gettempdir(), f"minilearn-{os.getuid()}-{name}.lock")
+    handle = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def download(url: str, path: Path, check: Callable[[Path], object]) -> Path:

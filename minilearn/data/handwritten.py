@@ -15,6 +15,7 @@ from minilearn.data.download import (
     check_sha256,
     data_folders,
     download,
+    one_process,
     unpack,
     writable_folder,
 )
@@ -148,11 +149,14 @@ def untar_data(url: str, path: str | Path | None = None, sha256: str | None = No
         if (folder / name).is_dir():
             return folder / name
     folder = writable_folder(path)
-    archive = download(url, folder / f"{name}.archive", lambda file: check_sha256(file, sha256))
-    try:
-        return unpack(archive, folder / name)
-    finally:
-        archive.unlink(missing_ok=True)
+    with one_process(folder / name):
+        if (folder / name).is_dir():
+            return folder / name
+        archive = download(url, folder / f"{name}.archive", lambda file: check_sha256(file, sha256))
+        try:
+            return unpack(archive, folder / name)
+        finally:
+            archive.unlink(missing_ok=True)
 
 
 def _images_folder(name: str, path: str | Path | None, write: Callable[[_Bytes, Path], None]) -> Path:
@@ -161,11 +165,13 @@ def _images_folder(name: str, path: str | Path | None, write: Callable[[_Bytes, 
             return folder / name
     data = _mnist_bytes(path)
     folder = writable_folder(path)
-    try:
-        with whole_folder(folder / name) as inside:
-            write(data, inside)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    with one_process(folder / name):
+        if not (folder / name).is_dir():
+            try:
+                with whole_folder(folder / name) as inside:
+                    write(data, inside)
+            except OSError as error:
+                raise cannot_write(folder, error) from error
     return folder / name
 
 
@@ -195,13 +201,24 @@ def _mnist_bytes(path: str | Path | None) -> _Bytes:
 
 def _find(name: str, path: str | Path | None) -> Path:
     """One of MNIST's four files, plain or gzipped, where it lies or after downloading it."""
+    if (file := _lying(name, path)) is not None:
+        return file
+    folder = writable_folder(path) / "MNIST" / "raw"
+    writable_folder(folder)
+    with one_process(folder / f"{name}.gz"):
+        return _lying(name, path) or _downloaded(name, folder, path)
+
+
+def _lying(name: str, path: str | Path | None) -> Path | None:
     for folder in data_folders(path):
         for place in (folder / "MNIST" / "raw", folder / "raw", folder):
             for file in (place / name, place / f"{name}.gz"):
                 if file.is_file():
                     return file
-    folder = writable_folder(path) / "MNIST" / "raw"
-    writable_folder(folder)
+    return None
+
+
+def _downloaded(name: str, folder: Path, path: str | Path | None) -> Path:
     failures = []
     for mirror in MIRRORS:
         try:

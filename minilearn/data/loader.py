@@ -20,6 +20,7 @@ from minilearn.data.position import (
     drawn_without_first,
     without_first,
 )
+from minilearn.distributed import local_world_size
 from minilearn.errors import describe, whole
 from minilearn.plots import show_batch
 from minilearn.tensors import existing_device
@@ -275,10 +276,11 @@ AUTO = "auto"
 def auto_workers() -> int:
     """The worker processes that ``num_workers="auto"`` stands for: one a core, less one for the training, at most 8.
 
-    Only the cores that this process may use count, where the system tells which.
+    Only the cores that this process may use count, where the system tells which; processes that a launcher started on
+    this machine share them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores - 1, MOST_WORKERS)
+    return min(max(cores // local_world_size() - 1, 0), MOST_WORKERS)
 
 
 def _check_workers(num_workers: Any) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from minilearn.data.loader import DataLoader
+from minilearn.data.position import generators_of
+from minilearn.data.shares import numbers_of_main
 from minilearn.errors import describe
 from minilearn.tensors import batch_size, map_tensors
 
@@ -158,7 +161,15 @@ def _in_its_batches(dl: Any) -> tuple[Any, Tensor | None]:
 
 
 def _drawn(sampler: Any) -> list[Any] | None:
-    """What a sampler gives, without moving its generator on; None where it is not what rows are numbered by."""
+    """What a sampler gives, without moving its generator on; None where it is not what rows are numbered by.
+
+    In several processes it is drawn from rank 0's random numbers, where it is not just a list.
+    """
+    with nullcontext() if isinstance(sampler, (list, range)) else numbers_of_main(generators_of(sampler)):
+        return _drawn_here(sampler)
+
+
+def _drawn_here(sampler: Any) -> list[Any] | None:
     generator = getattr(sampler, "generator", None) or getattr(getattr(sampler, "sampler", None), "generator", None)
     if isinstance(generator, torch.Generator):
         state = generator.get_state()

@@ -17,9 +17,11 @@ from minilearn.data.position import Rows, Then, generators_of
 from minilearn.random_states import random_states, set_random_states
 from minilearn.tensors import batch_size
 
-Step = tuple[Any, int, int, int]
-"""What a process has of a step: a batch, how many of its rows count here, how many rows all processes have together,
+Step = tuple[Any, int, int, int, int]
+"""A process's part of a step: a batch, how many of its rows count here, those of lower ranks, those of all together,
 and how many of the loader's batches these are."""
+Planned = list[tuple["Rows", int, int, int, int]]
+"""The same with the rows' numbers in place of a batch."""
 Reader = Callable[[int], Iterator[Step]]
 """Gives a process's steps from a number on."""
 
@@ -34,29 +36,37 @@ class Share:
     `own` is 0 then, and they count for nothing.
 
     Loaders that fetch rows by number fetch their own alone. Of an `IterableDataset` every process reads all rows, and
-    makes batches of its own. Of any other loader, of batches that are put together already, every process reads all and
-    takes one of N; so it is with a batch sampler that is not torch's own.
+    makes batches of its own; one with an attribute ``splits_itself = True`` gives each process other rows by itself,
+    and the processes tell each other in each step how many they have: steps go on until none has any. Of any other
+    loader, of batches that are put together already, every process reads all and takes one of N; so it is with a batch
+    sampler that is not torch's own.
 
     Args:
         loader: any iterable of batches.
+        rank: the process's number; by default this one's.
+        world: how many processes there are; by default as many as work together.
 
     Attributes:
         own: how many rows of the batch that was given last count here.
+        before: how many rows of that step the processes of lower ranks have.
         total: how many rows that step has in all processes.
         reached: how many of the loader's batches have been given by all processes together in this epoch: the place in
             it, which any number of processes can go on from.
         drawn: how many the loader had to draw for that.
+        rows_before: how many rows the steps before it had.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, rank: int | None = None, world: int | None = None) -> None:
         self.loader = loader
-        self.rank, self.world = distributed.rank(), distributed.world_size()
-        self.own = self.total = self.reached = self.drawn = 0
+        self.rank = distributed.rank() if rank is None else rank
+        self.world = distributed.world_size() if world is None else world
+        self.own = self.before = self.total = self.rows_before = 0
+        self.reached = self.drawn = 0
         self._twin: Any = None
         self._start: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        n = steps(self.loader)
+        n = steps(self.loader, self.world)
         if n is None:
             raise TypeError(f"{type(self.loader).__name__} has no length")
         return n
@@ -98,8 +108,10 @@ class Share:
         with numbers_of_main(generators_of(self.loader)):
             read = self._planned(start, batch)
         then()
-        self.reached = start
-        for one, self.own, self.total, given in read:
+        self.reached, self.rows_before, self.total = start, 0, 0
+        for one, *counts in read:
+            self.rows_before += self.total
+            self.own, self.before, self.total, given = counts
             self.reached += given
             yield one
 
@@ -108,6 +120,8 @@ class Share:
         loader = self.loader
         if not isinstance(loader, torch.utils.data.DataLoader):
             return self._of_whole_batches(iter(loader), first)
+        if splits_itself(loader):
+            return _begun(self._of_own(iter(loader)), done)
         if isinstance(loader.dataset, IterableDataset) and loader.batch_size is not None:
             return self._of_rows_that_come(loader, first, done)
         if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
@@ -136,29 +150,27 @@ class Share:
         full = len(order) // group
         own = order[: full * group].view(full, self.world, bs)[:, self.rank].reshape(-1)
         for batch in batches(columns, bs, len(own), on_device(own, device), pin=loader.pins()):
-            yield given(batch), bs, group, self.world
+            yield given(batch), bs, self.rank * bs, group, self.world
         left = order[full * group :]
         if len(left) and not loader.drop_last:
-            rows, own_rows = self._share_of(left, bs)
+            rows, own_rows, before = self._share_of(left, bs)
             batch = copied(columns, on_device(rows, device), pin=loader.pins())
-            yield given(batch), own_rows, len(left), -(-len(left) // bs)
+            yield given(batch), own_rows, before, len(left), -(-len(left) // bs)
 
-    def _of_columns(
-        self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: list[tuple[Rows, int, int, int]]
-    ) -> Iterator[Step]:
+    def _of_columns(self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: Planned) -> Iterator[Step]:
         device, given = columns[0].device, loader.as_given()
         for rows, *counts in drawn:
             indices = on_device(torch.as_tensor(rows), device)
             yield given(copied(columns, indices, pin=loader.pins())), *counts
 
-    def _share_of(self, left: Any, bs: int) -> tuple[Any, int]:
-        """This process's part of the rows that are left at the end, and how many of them count."""
+    def _share_of(self, left: Any, bs: int) -> tuple[Any, int, int]:
+        """This process's part of the rows that are left at the end, how many of them count, and how many are before."""
         sizes = share_sizes(len(left), self.world, bs)
         begin = sum(sizes[: self.rank])
         own = left[begin : begin + sizes[self.rank]]
-        return (own, len(own)) if len(own) else (left[: sizes[0]], 0)
+        return (own, len(own), begin) if len(own) else (left[: sizes[0]], 0, begin)
 
-    def _by_twin(self, loader: Any, drawn: list[tuple[Rows, int, int, int]], seed: int, first: int) -> Iterator[Step]:
+    def _by_twin(self, loader: Any, drawn: Planned, seed: int, first: int) -> Iterator[Step]:
         """Row by row: a twin of the loader reads what is this process's own, with random numbers of its own."""
         if self._twin is None:  # kept, and its batch sampler too: worker processes may live on from epoch to epoch
             self._twin = copy.copy(loader)
@@ -173,7 +185,7 @@ class Share:
         for batch, (_, *counts) in zip(self._twin, drawn, strict=True):
             yield batch, *counts
 
-    def _steps(self, loader: Any, first: int) -> list[tuple[Rows, int, int, int]]:
+    def _steps(self, loader: Any, first: int) -> Planned:
         """The numbers of this process's rows, step by step."""
         drawn = [list(rows) for rows in loader.batch_sampler]
         self.drawn = len(drawn) + 1
@@ -182,17 +194,17 @@ class Share:
         plain = type(loader.batch_sampler) is BatchSampler and loader.batch_size is not None
         if groups and plain and loader.drop_last and len(groups[-1]) < self.world:
             groups.pop()
-        steps = []
+        planned = []
         for group in groups:
-            total = sum(map(len, group))
+            total, before = sum(map(len, group)), sum(map(len, group[: self.rank]))
             if plain and total < self.world * loader.batch_size:
-                rows, own = self._share_of([row for rows in group for row in rows], loader.batch_size)
+                rows, own, before = self._share_of([row for rows in group for row in rows], loader.batch_size)
             elif self.rank < len(group):
                 rows, own = group[self.rank], len(group[self.rank])
             else:
                 rows, own = group[0], 0
-            steps.append((Rows(rows), own, total, len(group)))
-        return steps
+            planned.append((Rows(rows), own, before, total, len(group)))
+        return planned
 
     # ---- rows and batches that come ----
 
@@ -216,6 +228,21 @@ class Share:
         self._twin.dataset.skipped = first * loader.batch_size
         return _begun(iter(self._twin), 0)
 
+    def _of_own(self, given: Iterator[Any]) -> Iterator[Step]:
+        """Batches that are all this process's; one that has no more goes along with its last."""
+        batch = None
+        while True:
+            came = next(given, None)
+            sizes = distributed.gathered(0 if came is None else batch_size(came))
+            if not sum(sizes):
+                return
+            batch = batch if came is None else came
+            if batch is None:
+                raise ValueError(
+                    f"the data set splits itself, and gave the process of rank {self.rank} no row, others {max(sizes)}"
+                )
+            yield batch, sizes[self.rank], sum(sizes[: self.rank]), sum(sizes), self.world
+
     def _of_whole_batches(self, given: Iterator[Any], first: int) -> Iterator[Step]:
         done = sum(1 for _ in islice(given, first))
         if done < first:
@@ -226,17 +253,29 @@ class Share:
         while group := list(islice(given, self.world)):
             sizes = [batch_size(batch) for batch in group]
             mine = self.rank < len(group)
-            yield group[self.rank if mine else 0], sizes[self.rank] if mine else 0, sum(sizes), len(group)
+            own = sizes[self.rank] if mine else 0
+            yield group[self.rank if mine else 0], own, sum(sizes[: self.rank]), sum(sizes), len(group)
 
 
-def steps(dl: Any) -> int | None:
+def share_of(dl: Any) -> Share | None:
+    """The share that a loader is, or goes through several times; None: it is a whole one."""
+    within = dl if isinstance(dl, Share) else getattr(dl, "loader", None)
+    return within if isinstance(within, Share) else None
+
+
+def steps(dl: Any, world: int | None = None) -> int | None:
     """How many steps all processes make over a loader, as many as one with larger batches; None: it does not say."""
     n = length(dl)
-    if n is None or isinstance(dl, Share):
+    if n is None or share_of(dl) is not None or splits_itself(dl):
         return n
-    world = distributed.world_size()
+    world = distributed.world_size() if world is None else world
     plain = type(getattr(dl, "batch_sampler", None)) is BatchSampler
     return n // world if plain and dl.drop_last else -(-n // world)
+
+
+def splits_itself(dl: Any) -> bool:
+    """Whether a loader's data set gives each process rows of its own."""
+    return bool(getattr(getattr(dl, "dataset", None), "splits_itself", False))
 
 
 def share_sizes(rows: int, world: int, bs: int) -> list[int]:
@@ -250,7 +289,7 @@ def share_sizes(rows: int, world: int, bs: int) -> list[int]:
 
 
 class OwnRows(IterableDataset[Step]):
-    """One process's batches of an `IterableDataset`, of which each reads all rows; the last ones may leave some out.
+    """One process's batches of an `IterableDataset`, of which each reads all rows, a step's rows at once.
 
     Everything else that is asked of it is the data set's.
     """
@@ -262,22 +301,22 @@ class OwnRows(IterableDataset[Step]):
         vars(self)["skipped"] = 0
 
     def __iter__(self) -> Iterator[Step]:
-        rows, group, spare = iter(self.dataset), self._bs * self._world, None
+        rows, most = iter(self.dataset), self._bs * self._world
         for _ in islice(rows, self.skipped):
             pass
         vars(self)["skipped"] = 0  # once: a worker process may live on
-        begin, end = self._rank * self._bs, (self._rank + 1) * self._bs
-        total = group
-        while total == group:
-            own, total = [], 0
-            for total, row in enumerate(islice(rows, group), 1):
-                if begin < total <= end:
-                    own.append(row)
-                elif spare is None:
-                    spare = [row]
-            spare = own or spare
-            if total and not (self._drop_last and total < group):
-                yield self._collate(spare), len(own), total, -(-total // self._bs)
+        while group := list(islice(rows, most)):
+            total = len(group)
+            if total == most:
+                sizes = [self._bs] * self._world
+            elif self._drop_last:
+                return
+            else:
+                sizes = share_sizes(total, self._world, self._bs)
+            own, before = sizes[self._rank], sum(sizes[: self._rank])
+            mine = group[before : before + own] if own else group[: sizes[0]]
+            del group
+            yield self._collate(mine), own, before, total, -(-total // self._bs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset":  # asked for while an object is being unpickled

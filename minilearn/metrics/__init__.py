@@ -2,6 +2,7 @@
 
 - `functions`: accuracy, mse and their like, plain functions.
 - `streaming`: `Metric`, and those that are averages over rows.
+- `joining`: the same in several processes.
 - `accumulated`: `AccumMetric`, which keeps rows to the end.
 - `torch_metric`, `factory`: torchmetrics' objects as columns.
 - `classes`, `labels`, `regression`: fastai's names over torchmetrics (extra ``minilearn[metrics]``).
@@ -41,6 +42,7 @@ from minilearn.metrics.functions import (
     top_k_accuracy,
 )
 from minilearn.metrics.given import as_metrics, check_metrics
+from minilearn.metrics.joining import go_along, joined, take_on
 from minilearn.metrics.labels import (
     APScoreMulti,
     BrierScoreMulti,
@@ -65,7 +67,6 @@ from minilearn.metrics.streaming import (
     Perplexity,
     ValueMetric,
     function_name,
-    joined,
     perplexity,
 )
 from minilearn.metrics.torch_metric import TorchMetric
@@ -122,6 +123,7 @@ __all__ = [
     "error_rate",
     "exp_rmspe",
     "function_name",
+    "go_along",
     "joined",
     "mae",
     "mse",
@@ -129,5 +131,6 @@ __all__ = [
     "perplexity",
     "rmse",
     "skm_to_fastai",
+    "take_on",
     "top_k_accuracy",
 ]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minilearn import distributed
+from minilearn.data.shares import share_of
 from minilearn.errors import did_you_mean, whole
 from minilearn.metrics.streaming import Batch, Metric, function_name, single_target
 
@@ -40,6 +42,7 @@ class InChunks(Metric):
         """Takes a batch on; nothing is read from the device but once a chunk."""
         target = single_target(self.name, learn)
         pred, target = self._prepare(learn.pred.detach(), target.detach())
+        self._note(learn, len(pred))
         self._waiting.append((pred, target))
         self._held += pred.numel() + target.numel()
         if self._held >= CHUNK_NUMBERS or len(self._waiting) >= CHUNK_BATCHES:
@@ -47,6 +50,9 @@ class InChunks(Metric):
 
     def _prepare(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
+
+    def _note(self, learn: Any, rows: int) -> None:
+        """Looks at where the rows come from, before they are kept."""
 
     def _take(self, pred: Tensor, target: Tensor) -> None:
         raise NotImplementedError
@@ -114,8 +120,10 @@ class AccumMetric(InChunks):
         """Forgets what was accumulated."""
         super().reset()
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._on_its_way: tuple[Tensor, Tensor, torch.cuda.Event | None] | None = None
+        self._on_its_way: tuple[Tensor, Tensor, torch.cuda.Event | None, list[tuple[int, int]]] | None = None
         self._seen, self._rows, self._stride = 0, 0, 1
+        self._begins: list[tuple[int, int]] = []
+        self._numbers: list[Tensor] = []
 
     def __call__(self, pred: Tensor, target: Tensor) -> float | None:
         """The metric of one batch, taken as it is: without activation, argmax and threshold, as in fastai."""
@@ -135,6 +143,27 @@ class AccumMetric(InChunks):
         preds, targets = zip(*self._kept, strict=True)
         pair = [_plain(torch.cat(parts), self.to_np) for parts in (preds, targets)]
         return one_number(self.name, self.func(*(reversed(pair) if self.invert_arg else pair), **self.kwargs))
+
+    def join(self) -> None:
+        """Takes on the rows that the other processes have kept: all have all of them then, in one process's order."""
+        self._pass_on()
+        self._arrive()
+        self._thin(int(distributed.largest([self._stride])[0]))
+        total = round(distributed.sum_numbers([self._rows])[0])
+        while self.max_rows is not None and total > self.max_rows:
+            self._thin(2 * self._stride)
+            total = round(distributed.sum_numbers([self._rows])[0])
+        if self._kept and not self._numbers:  # rows that came without a place among those of all
+            self._numbers = [torch.arange(self._rows)]
+        several: list[Any] = [*zip(*self._kept, strict=True), self._numbers] if self._kept else [None] * 3
+        preds, targets, numbers = (
+            [part for part in distributed.gathered_tensors(parts and torch.cat(list(parts))) if part is not None]
+            for parts in several
+        )
+        if numbers:
+            order = torch.cat(numbers).argsort()
+            self._kept, self._numbers = [(torch.cat(preds)[order], torch.cat(targets)[order])], []
+            self._rows = len(order)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are kept. Waits for the device."""
@@ -162,27 +191,55 @@ class AccumMetric(InChunks):
             pred, target = (part.to("cpu", non_blocking=True) for part in (pred, target))  # pinned, valid after event
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(stream)
-        self._on_its_way = pred.cpu(), target.cpu(), event
+        self._on_its_way, self._begins = (pred.cpu(), target.cpu(), event, self._begins), []
 
     def _arrive(self) -> None:
         """Keeps the chunk whose copy was started a chunk ago."""
         if self._on_its_way is None:
             return
-        pred, target, event = self._on_its_way
+        pred, target, event, begins = self._on_its_way
         self._on_its_way = None
         if event is not None:
             event.synchronize()
-        first = -self._seen % self._stride
+        numbers = torch.cat([torch.arange(begin, begin + n) for begin, n in begins]) if begins else None
+        self._keep(pred, target, event is not None, numbers)
+        while self.max_rows is not None and self._rows > self.max_rows:
+            self._thin(2 * self._stride)
+
+    def _keep(self, pred: Tensor, target: Tensor, pinned: bool, numbers: Tensor | None) -> None:
+        """Keeps every `stride`-th row, of those of all processes where rows have numbers among them."""
+        chosen: Any = slice(-self._seen % self._stride, None, self._stride)
         self._seen += len(pred)
+        if numbers is not None:
+            chosen = (numbers % self._stride == 0) if self._stride > 1 else slice(None)
+            self._numbers.append(numbers[chosen])
         # A copy where it is a part of a chunk, which would be held by it, or in pinned memory.
-        parts = [part[first :: self._stride] for part in (pred, target)]
-        pred, target = (part.clone() if event is not None or self._stride > 1 else part for part in parts)
+        pred, target = pred[chosen], target[chosen]
+        if pinned or self._stride > 1:
+            pred, target = pred.clone(), target.clone()
         self._kept.append((pred, target))
         self._rows += len(pred)
-        while self.max_rows is not None and self._rows > self.max_rows:
-            preds, targets = zip(*self._kept, strict=True)
-            self._kept = [(torch.cat(preds)[::2].clone(), torch.cat(targets)[::2].clone())]
-            self._rows, self._stride = len(self._kept[0][0]), 2 * self._stride
+
+    def _thin(self, stride: int) -> None:
+        """Lets rows go until every `stride`-th is left."""
+        if stride == self._stride:
+            return
+        if self._kept:
+            preds, targets = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+            chosen: Any = slice(None, None, stride // self._stride)
+            if self._numbers:
+                numbers = torch.cat(self._numbers)
+                chosen = numbers % stride == 0
+                self._numbers = [numbers[chosen]]
+            self._kept = [(preds[chosen].clone(), targets[chosen].clone())]
+            self._rows = len(self._kept[0][0])
+        self._stride = stride
+
+    def _note(self, learn: Any, rows: int) -> None:
+        share = share_of(getattr(learn, "dl", None))
+        if share is not None:  # a row may have become several, such as pixels
+            each = rows // share.own
+            self._begins.append(((share.rows_before + share.before) * each, rows))
 
 
 def activated(pred: Tensor, activation: str, dim: int | None = None, thresh: float | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minilearn import distributed
+from minilearn.data.shares import share_of
 from minilearn.errors import in_range
 from minilearn.tensors import LateScalars, batch_size, shape_text
 
@@ -34,6 +35,10 @@ class Batch(Protocol):
         """The batch's loss."""
 
 
+_OF_SUMS = frozenset({"reset", "accumulate", "value", "join"})
+"""What belongs together: who changes one of them in a subclass has to look after `join` too."""
+
+
 class Metric:
     """A number that is accumulated over batches: `reset`, `accumulate` for each batch, then `value`.
 
@@ -42,8 +47,19 @@ class Metric:
 
     name: str = ""
 
+    by_steps: bool = False
+    """Whether it takes on what a whole step comes to, and so a batch without a row of this process's own too."""
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+    @property
+    def of_all_rows(self) -> bool:
+        """Whether in several processes it has to be given the rows of all of them, as nobody says how to join it.
+
+        So it is where a class has `reset`, `accumulate` or `value` of its own but no `join` that goes with them.
+        """
+        return not next(("join" in vars(kind) for kind in type(self).__mro__ if _OF_SUMS & vars(kind).keys()), False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Metric":
         """A copy with sums of its own; `func` stays the same, as a callback's method would take its Learner along."""
@@ -69,6 +85,9 @@ class Metric:
     def join(self) -> None:
         """Takes on what the same metric has accumulated in the other processes of the job: all have the same then.
 
+        Not needed: without one a metric is given the rows of all processes in each batch, which costs their sending
+        (`of_all_rows`). Every process joins, also one that has seen no row.
+
         Raises:
             NotImplementedError: it does not say how.
         """
@@ -81,13 +100,6 @@ class Metric:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` gave."""
         vars(self).update({name: own(value) for name, value in state.items()})
-
-
-def joined(metric: Metric) -> Metric:
-    """The metric with what all processes of the job have accumulated."""
-    if distributed.world_size() > 1:
-        metric.join()
-    return metric
 
 
 def own(value: Any) -> Any:
@@ -145,11 +157,12 @@ class AvgMetric(Metric):
     def reset(self) -> None:
         """Forgets what was accumulated."""
         self._late.clear()
-        self._total, self._count = 0.0, 0
+        self._total: float = 0.0
+        self._count: float = 0
 
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch on; nothing is read from the device."""
-        self._append(self._of(learn), batch_size(learn.yb or learn.xb))
+        self._append(self._of(learn), self._rows(learn))
 
     @property
     def value(self) -> float | None:
@@ -171,14 +184,18 @@ class AvgMetric(Metric):
     def _of(self, learn: Batch) -> Any:
         return self.func(learn.pred, *learn.yb)
 
-    def _append(self, value: Any, size: int) -> None:
+    def _rows(self, learn: Any) -> float:
+        """How many rows a batch counts for."""
+        return batch_size(learn.yb or learn.xb)
+
+    def _append(self, value: Any, size: float) -> None:
         if not isinstance(value, Tensor):
             value = torch.as_tensor(value, dtype=torch.float64)
         elif value.ndim:
             raise ValueError(f"metric '{self.name}' must give one number a batch, got shape {tuple(value.shape)}")
         self._late.append(value, size)
 
-    def _add(self, value: float, size: int) -> None:
+    def _add(self, value: float, size: float) -> None:
         self._total += value * size
         self._count += size
 
@@ -186,12 +203,20 @@ class AvgMetric(Metric):
 class AvgLoss(AvgMetric):
     """The average of the loss over the rows, each batch counting by its size."""
 
+    by_steps = True
+
     def __init__(self) -> None:
         super().__init__(float, name="loss")
         self._finish = float
 
     def _of(self, learn: Batch) -> Tensor:
         return learn.loss
+
+    def _rows(self, learn: Any) -> float:
+        share = share_of(getattr(learn, "dl", None))
+        if share is None or not learn.training:
+            return super()._rows(learn)
+        return share.total / share.world  # in training the mean of the processes' losses is that of the step's rows
 
 
 class AvgSmoothLoss(Metric):
@@ -322,17 +347,24 @@ class ValueMetric(Metric):
     def __init__(self, func: Callable[[], Any], metric_name: str | None = None) -> None:
         self.func, self.name = func, metric_name or function_name(func)
 
+        self._joined: list[float | None] = []
+
     def reset(self) -> None:
         """Nothing is kept."""
+        self._joined = []
 
     def accumulate(self, learn: Batch) -> None:
         """Nothing is taken from a batch."""
 
     def join(self) -> None:
-        """Nothing is kept; each process asks `func`."""
+        """Every process asks `func`, and takes what rank 0's says."""
+        self._joined = []
+        self._joined = [distributed.from_main(self.value)]
 
     @property
     def value(self) -> float | None:
-        """What `func` says now."""
+        """What `func` says now; in several processes, what rank 0's said when they joined."""
+        if self._joined:
+            return self._joined[0]
         value = self.func()
         return None if value is None else float(value)

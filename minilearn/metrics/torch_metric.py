@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minilearn import distributed
 from minilearn.metrics.accumulated import InChunks, one_number
+from minilearn.metrics.joining import join_state, never_by_itself, plain_state
 from minilearn.metrics.streaming import Batch, Metric, own
 from minilearn.operators import ready_for_torchvision
 
@@ -37,7 +39,8 @@ class TorchMetric(Metric):
     """A `torchmetrics` object, or any other with `update`, `compute` and `reset`, as a column.
 
     torchmetrics looks at the numbers of each batch and so waits for the device, unless its object was made with
-    ``validate_args=False``.
+    ``validate_args=False``. In several processes its states are joined here, by its own rules, not within `compute`; an
+    object that holds others is given the rows of all processes in each batch.
 
     Args:
         metric: the object.
@@ -47,6 +50,8 @@ class TorchMetric(Metric):
     def __init__(self, metric: Any, name: str | None = None) -> None:
         self.metric = metric
         self._seen = False
+        self._joins = plain_state(metric)
+        never_by_itself(metric)
         self.name = str(name or getattr(metric, "name", None) or type(metric).__name__)
 
     def reset(self) -> None:
@@ -65,6 +70,15 @@ class TorchMetric(Metric):
     def value(self) -> float | None:
         """The object's `compute()`; None where it saw no batch. Waits for the device."""
         return one_number(self.name, self.metric.compute()) if self._seen else None
+
+    @property
+    def of_all_rows(self) -> bool:
+        """Whether its states cannot be joined: those of objects within it, or of a class that is not torchmetrics'."""
+        return not self._joins or super().of_all_rows
+
+    def join(self) -> None:
+        """Joins the object's states; from here on they are of all rows."""
+        self._seen = join_state(self.metric, self._seen)
 
     def state_dict(self) -> dict[str, Any]:
         """What the object has accumulated."""
@@ -129,6 +143,18 @@ class MadeOnFirstBatch(InChunks):
         self._pass_on()
         return one_number(self.name, self._finish(self._metric.compute())) if self._seen else None
 
+    def join(self) -> None:
+        """Joins the object's states; a process without a row makes its object like the others'."""
+        self._pass_on()
+        classes = {n for n in distributed.gathered(self._classes if self._seen else None) if n is not None}
+        if len(classes) > 1:
+            raise ValueError(f"{self.name}: the processes' batches have {sorted(classes)} classes")
+        if classes:
+            if not self._seen and classes != {self._classes}:
+                (self._classes,) = classes
+                self._metric = self._made(self._classes)
+            self._seen = join_state(self._metric, self._seen)
+
     def state_dict(self) -> dict[str, Any]:
         """The batches not passed on yet, and what the object has accumulated."""
         made = None if self._metric is None else state_of(self._metric)
@@ -138,7 +164,7 @@ class MadeOnFirstBatch(InChunks):
         """Goes on from what `state_dict` gave."""
         super().load_state_dict({name: value for name, value in state.items() if name != "made"})
         if state["made"] is not None:
-            self._metric = self._make(state["_classes"])
+            self._metric = self._made(state["_classes"])
             set_state(self._metric, state["made"])
 
     def accumulate(self, learn: Batch) -> None:
@@ -156,8 +182,13 @@ class MadeOnFirstBatch(InChunks):
                 raise ValueError(f"{self.name}: this batch has {classes} classes, those before had {self._classes}")
             self._metric = None
         if self._metric is None:
-            self._metric, self._classes = self._make(classes), classes
+            self._metric, self._classes = self._made(classes), classes
         return pred, target
+
+    def _made(self, classes: int) -> Any:
+        metric = self._make(classes)
+        never_by_itself(metric)
+        return metric
 
     def _take(self, pred: Tensor, target: Tensor) -> None:
         if not self._seen:

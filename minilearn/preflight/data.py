@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
+from minilearn import distributed
 from minilearn.data.loader import DataLoader
+from minilearn.data.shares import share_sizes
 from minilearn.preflight.finding import Finding
 from minilearn.tensors import leaves
 
@@ -74,13 +76,14 @@ def sorted_column(loader: Any) -> Iterator[Finding]:
 
 
 def last_batch_of_one(loader: Any) -> bool:
-    """Whether a training loader's last batch, or each, has a single row."""
+    """Whether a training loader's last batch, or each, has a single row, in one process if there are several."""
     bs, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
     if not isinstance(loader, torch.utils.data.DataLoader) or bs is None or loader.drop_last:
         return False
     if type(sampler) not in (SequentialSampler, RandomSampler):
         return False
-    return bool(bs == 1 or len(loader.sampler) % bs == 1)  # type: ignore[arg-type]
+    world = distributed.world_size()
+    return bs == 1 or 1 in share_sizes(len(loader.sampler) % (bs * world), world, bs)  # type: ignore[arg-type]
 
 
 def shared_rows(train: Any, valid: Any) -> Iterator[Finding]:

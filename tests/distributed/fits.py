@@ -6,11 +6,14 @@ python fits.py GLOBAL_BATCH ROWS KIND ...
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import IterableDataset, Sampler
 
 from minilearn.all import SGD, DataLoader, DataLoaders, Learner, accuracy, set_seed
 
@@ -37,6 +40,10 @@ def figures(rows: int, bs: int, kind: str) -> dict[str, Any]:
         train = DataLoader(list(zip(x.tolist(), y.tolist(), strict=True)), bs, shuffle=True, collate_fn=collate)
     elif kind == "torch":
         train = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), bs, shuffle=True)
+    elif kind == "numpy":
+        train = DataLoader((x, y), bs, sampler=Shuffled(rows))
+    elif kind in {"stream", "splits"}:
+        train = DataLoader(Stream(x, y, bs if kind == "splits" else 0), bs)
     elif kind == "drop":
         train = DataLoader((x, y), bs, shuffle=True, drop_last=True)
     else:
@@ -53,6 +60,32 @@ def figures(rows: int, bs: int, kind: str) -> dict[str, Any]:
         "again": learn.validate(),
         "iters": learn.recorder.iters,
     }
+
+
+class Shuffled(Sampler[int]):
+    """An order from NumPy's random numbers, which are each process's own."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.permutation(self.n).tolist())
+
+
+class Stream(IterableDataset[Any]):
+    """Rows that come: all of them, or with `bs` this process's own, in blocks of so many."""
+
+    def __init__(self, x: Tensor, y: Tensor, bs: int) -> None:
+        self.x, self.y, self.bs, self.splits_itself = x, y, bs, bs > 0
+
+    def __iter__(self) -> Iterator[Any]:
+        world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        for i in range(len(self.x)):
+            if not self.bs or i // self.bs % world == rank:
+                yield self.x[i], self.y[i]
 
 
 def collate(rows: list[Any]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from processes import in_processes
 FITS = Path(__file__).parent / "fits.py"
 GLOBAL_BATCH = 16
 CASES = [f"{rows}:{kind}" for rows in (64, 61, 49, 33) for kind in ("tensors", "rows", "torch", "drop", "sum")]
+CASES += [f"{rows}:{kind}" for rows in (61, 18) for kind in ("numpy", "stream", "splits")]
 
 
 def flat(value: Any) -> list[float]:
