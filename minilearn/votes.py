@@ -74,6 +74,8 @@ class Votes:
 
     def next_batch(self) -> None:
         """A batch begins: what was agreed for the one before is over, and there may be a meeting."""
+        if not self.open:  # as where somebody validates, without a fit
+            return
         if self._agreed:
             self._agreed = {}
         self._left -= 1
