@@ -8,5 +8,6 @@ from pathlib import Path
 
 from minilearn.data import untar_data
 
-folder = untar_data(sys.argv[1], path=Path(sys.argv[3]), sha256=sys.argv[2])
-print(Path(folder, "row.txt").read_text())
+if __name__ == "__main__":
+    folder = untar_data(sys.argv[1], path=Path(sys.argv[3]), sha256=sys.argv[2])
+    print(Path(folder, "row.txt").read_text())
