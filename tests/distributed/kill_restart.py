@@ -109,8 +109,8 @@ def one_job(
         (folder / "killed").touch()
     options: tuple[object, ...] = ("--max-restarts", RESTARTS, "--monitor-interval", 0.1)
     if nodes > 1:
-        place = f"127.0.0.1:{free_port()}"
-        options += ("--nnodes", nodes, "--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--rdzv-id", folder.name)
+        meeting = f"127.0.0.1:{free_port()}"
+        options += ("--nnodes", nodes, "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-id", folder.name)
         options += ("--local-addr", "127.0.0.1")
     jobs = [launched(Path(__file__), world // nodes, "--train", folder, options=options) for _ in range(nodes)]
     begun, done, since = time.time(), 0, 0.0

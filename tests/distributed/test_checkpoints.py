@@ -10,9 +10,9 @@ from processes import in_processes
 RESUMES = Path(__file__).parent / "resumes.py"
 
 
-@pytest.mark.parametrize("world", [2])
-def test_as_many_processes_go_on_to_the_very_numbers(world: int) -> None:
-    printed = [json.loads(text) for text in in_processes(RESUMES, world, "same", timeout_s=300)]
+@pytest.mark.parametrize(("world", "kinds"), [(2, []), (4, ["columns", "rows"])])
+def test_as_many_processes_go_on_to_the_very_numbers(world: int, kinds: list[str]) -> None:
+    printed = [json.loads(text) for text in in_processes(RESUMES, world, "same", *kinds, timeout_s=300)]
     kinds = [name.removesuffix(", interrupted") for name in printed[0] if name.endswith(", interrupted")]
     for rank, found in enumerate(printed):
         for kind in kinds:
