@@ -43,15 +43,17 @@ def launched() -> bool:
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def start(timeout_s: float = TIMEOUT_S) -> None:
+def start(timeout_s: float = TIMEOUT_S, *, group_of_one: bool = False) -> None:
     """Joins the other processes of the job, by a launcher's environment or by a group that is there already.
 
-    Where there is a CUDA GPU, the process takes the one of its local rank, and sums over GPUs go by NCCL.
+    Where there is a CUDA GPU, the process takes the one of its local rank, and sums over GPUs go by NCCL. A process
+    that nobody has launched stays alone.
 
     Args:
         timeout_s: seconds that one process waits for another; a collective that takes longer is an error.
+        group_of_one: make a group for a process that is alone, too.
     Raises:
-        RuntimeError: there is neither; the message says how to start one.
+        RuntimeError: this torch has no torch.distributed.
     """
     if _job.cpu is not None:
         return
@@ -59,16 +61,18 @@ def start(timeout_s: float = TIMEOUT_S) -> None:
     if not dist.is_available():
         raise RuntimeError("this build of torch has no torch.distributed")
     if not dist.is_initialized():
-        if "RANK" not in os.environ:
-            raise RuntimeError(
-                "this process was started alone: torchrun --nproc-per-node 2 SCRIPT starts two, and Distributed in each"
-                " finds the other"
-            )
+        is_launched = "RANK" in os.environ
+        if not (is_launched or group_of_one):
+            return
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-        backend, store = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store_of_this_start(timeout_s)
-        place = {"store": store, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-        dist.init_process_group(backend, timeout=timeout, **(place if store is not None else {}))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        place: dict[str, Any] = {"store": store_of_this_start(timeout_s)}
+        if not is_launched:
+            place = {"store": torch._C._distributed_c10d.HashStore(), "rank": 0, "world_size": 1}
+        elif place["store"] is not None:
+            place |= {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group(backend, timeout=timeout, **place)
         atexit.register(stop)
     # Of its own also where the job's is gloo: what processes that have parted say would else be taken for gradients.
     _job.cpu = dist.new_group(backend="gloo", timeout=timeout)

@@ -26,15 +26,13 @@ STRATEGIES = ("ddp", "fsdp")
 class Distributed(Callback):
     """Trains one model in several processes, as torchrun starts them; to the numbers of one process.
 
-    A Learner that is made in a process of torchrun has it. `bs` is each process's: step k of N processes has the rows
-    of step k of one process whose `bs` is N times as large, in its order, and so the loss of each epoch, the metrics,
-    and the weights in the end are those of that one. Every row counts once, in training and in validation, also where
-    the data set does not divide (`data.shares.Share`).
+    A Learner that is made in a process of torchrun has it. In a process alone it changes nothing (with "fsdp" the
+    process holds the one piece there is), so a script need not ask how it was started.
 
-    A loss must be a mean over rows, or have ``reduction="sum"``; torch's losses over classes may be weighted by class
-    too, or leave a class out (`ignore_index`), at the cost of a sum of one number a batch. That targets of torch's own
-    -100 are left out is seen in the first batch of a fit's part. Of any other mean, as of a loss that a model computes
-    over its tokens, the processes' means count by their rows, which is not quite the mean of all.
+    `bs` is each process's: step k of N processes has the rows of step k of one process whose `bs` is N times as large,
+    in its order, and so the loss of each epoch, the metrics, and the weights in the end are those of that one. Every
+    row counts once, in training and in validation, also where the data set does not divide (`data.shares.Share`). A
+    loss must be a mean over rows, or have ``reduction="sum"``.
 
     - `after_create`: joins the other processes; all begin with rank 0's weights.
     - `before_fit`: the model goes into torch's DistributedDataParallel, which adds gradients up while the backward pass
@@ -68,7 +66,7 @@ class Distributed(Callback):
         checkpoint_activations: classes of modules whose activations are computed twice in place of being kept.
     Raises:
         ValueError: an argument is not what it may be.
-        RuntimeError: when the Learner is made: the process was started alone.
+        RuntimeError: a parameter takes no part in a batch, or `sync_bn` is asked for without a GPU.
     """
 
     order = TrainEval.order - 10  # the loader is divided before anybody looks at it
@@ -107,7 +105,7 @@ class Distributed(Callback):
     # ---- the events ----
 
     def after_create(self) -> None:
-        distributed.start(self.timeout_s)
+        distributed.start(self.timeout_s, group_of_one=self.strategy == "fsdp")
         if self._twice:
             checkpoint_activations(self.model, self._twice)
         if self.strategy == "fsdp":
@@ -131,7 +129,7 @@ class Distributed(Callback):
 
     def before_train(self) -> None:
         self._divide()
-        if self._around is None and self.strategy == "ddp":
+        if self._around is None and self.strategy == "ddp" and distributed.world_size() > 1:
             self._around = self.learn.around = self._wrapped()
 
     def before_validate(self) -> None:

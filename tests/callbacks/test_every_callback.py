@@ -28,6 +28,7 @@ from minilearn.callbacks import (
     CSVLogger,
     CutMix,
     DevicePlacement,
+    Distributed,
     Divergence,
     EarlyStopping,
     FetchPreds,
@@ -83,6 +84,7 @@ EVERY: dict[str, Callable[[str], Callback]] = {  # each made of the figure that 
     "CollectData": lambda monitor: CollectData(3),
     "CutMix": lambda monitor: CutMix(),
     "DevicePlacement": lambda monitor: DevicePlacement("cpu"),
+    "Distributed": lambda monitor: Distributed(),
     "Divergence": lambda monitor: Divergence(),
     "EMA": lambda monitor: EMA(0.9),
     "EarlyStopping": lambda monitor: EarlyStopping(monitor, patience=9),
@@ -118,9 +120,10 @@ EVERY: dict[str, Callable[[str], Callback]] = {  # each made of the figure that 
 BASES = {WeightAverage, Mixing}
 
 LOOKS_ON = [
-    "ActivationStats", "CSVLogger", "Cast", "Checkpoint", "CollectData", "DevicePlacement", "Divergence",
-    "EarlyStopping", "FetchPreds", "GatherPreds", "HookCallback", "ModelReset", "Preflight", "Profiler", "ProgressCallback", "Recorder", "ShowGraph",
-    "TensorBoard", "TerminateOnNaN", "TrackerCallback", "TrainEval", "Wandb",
+    "ActivationStats", "CSVLogger", "Cast", "Checkpoint", "CollectData", "DevicePlacement", "Distributed", "Divergence",
+    "EarlyStopping", "FetchPreds", "GatherPreds", "HookCallback", "ModelReset", "Preflight", "Profiler",
+    "ProgressCallback", "Recorder", "ShowGraph", "TensorBoard", "TerminateOnNaN", "TrackerCallback", "TrainEval",
+    "Wandb",
 ]  # fmt: skip
 """Those that leave training alone."""
 
