@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from minilearn import distributed
 from minilearn.errors import did_you_mean, warn
 from minilearn.files import FileError
+from minilearn.optim.pieces import as_sharded, is_sharded, own_piece, piece_of, whole_of
 from minilearn.predictions import PredictingLoop
 from minilearn.states import flatten_state, unflatten_state
 from minilearn.tensor_files import read_tensors, safetensors_path, write_tensors
-from minilearn.tensors import existing_device
+from minilearn.tensors import existing_device, map_tensors
 
 KIND = "model"
 WRAPPERS = ("module.", "_orig_mod.")
@@ -30,7 +31,7 @@ def save_model(file: str | Path, model: nn.Module, opt: Optimizer | None = None,
 
     Its weights have the names of `model.state_dict()`, so that every reader of safetensors finds them; the optimizer's
     tensors begin with ``optimizer.``. Tied weights are written once. The file is there whole or, after a power cut or
-    on a full disk, still the one before.
+    on a full disk, still the one before. Of a model that is sharded over processes all take part, and rank 0 writes.
 
     Args:
         file: the file; ``.safetensors`` is added where it is not there. Its folder is made.
@@ -46,14 +47,17 @@ def save_model(file: str | Path, model: nn.Module, opt: Optimizer | None = None,
     path = safetensors_path(file)
     inner = within(model)
     weights = inner.state_dict()
+    sharded = any(map(is_sharded, weights.values()))
     if lazy := [name for name, value in weights.items() if is_lazy(value)]:
         raise ValueError(f"the model cannot be saved before its first batch: {lazy[0]} has no shape yet")
     versions = {name: about.get("version") for name, about in getattr(weights, "_metadata", {}).items()}
-    flat, tensors = flatten_state(dict(weights))
+    flat, tensors = flatten_state(in_whole(dict(weights)))
     values = {"model": flat, "versions": versions, "opt": None, "opt_class": None}
     if opt is not None and with_opt:
-        values["opt"], tensors = flatten_state(opt.state_dict(), "optimizer", tensors)
+        values["opt"], tensors = flatten_state(in_whole(opt.state_dict()), "optimizer", tensors)
         values["opt_class"] = type(opt).__name__
+    if sharded and not distributed.is_main():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, tensors, values, kind=KIND)
     return path
@@ -94,7 +98,7 @@ def load_weights(path: Path, model: nn.Module, weights: Mapping[str, Tensor], st
     fitting, left_out = _fitting(inner, weights)
     if strict and left_out:
         raise ValueError(f"{path} does not fit, and nothing was loaded: {'; '.join(left_out)}.")
-    inner.load_state_dict(fitting, strict=False)
+    inner.load_state_dict(in_pieces(fitting, inner), strict=False)
     return left_out
 
 
@@ -120,8 +124,8 @@ def _load(
         alone = f"the optimizer's state: {misfit}. with_opt=False loads the weights alone"
         raise ValueError(f"{path} does not fit, and nothing was loaded: {'; '.join(left_out) or alone}.")
     if opt is not None and saved_opt is not None and not misfit:
-        opt.load_state_dict(saved_opt)
-    numbered: Any = OrderedDict(weights)
+        opt.load_state_dict(_opt_in_pieces(saved_opt, opt))
+    numbered: Any = OrderedDict(in_pieces(weights, inner))
     numbered._metadata = {name: {"version": version} for name, version in versions.items()}  # where torch has them
     inner.load_state_dict(numbered, strict=False)
     if opt_of and saved_opt is None and has_opt:
@@ -149,7 +153,7 @@ class SavedLoop(PredictingLoop):
     def save(self, file: str | Path, with_opt: bool = True) -> Path:
         """Saves the model, and the optimizer where there is one, to ``path/model_dir/file.safetensors``: `save_model`.
 
-        Of several processes rank 0 does, and the others go on at once.
+        Of several processes rank 0 does, and the others go on at once; where the model is sharded, all take part.
 
         Args:
             file: a name, one with folders in it, or an absolute path.
@@ -158,7 +162,9 @@ class SavedLoop(PredictingLoop):
             The file's path.
         """
         path = self._saved_path(file)
-        return save_model(path, self.model, self.__dict__.get("opt"), with_opt) if distributed.is_main() else path
+        if distributed.is_main() or any(map(is_sharded, self.model.parameters())):
+            save_model(path, self.model, self.__dict__.get("opt"), with_opt)
+        return path
 
     def load(
         self,
@@ -208,6 +214,47 @@ def within(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def in_whole(state: Any) -> Any:
+    """A state with whole tensors in the place of sharded ones, on the CPU; but for rank 0 they are left empty.
+
+    All processes call it.
+    """
+
+    def whole(value: Tensor) -> Tensor:
+        if not is_sharded(value):
+            return value
+        found = whole_of(piece_of(value), value)
+        return found.cpu() if distributed.is_main() else found[:0]
+
+    return map_tensors(whole, state)
+
+
+def in_pieces(weights: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+    """Whole weights as a model has its own: where those are sharded, this process's pieces."""
+    own = model.state_dict()
+    if not any(map(is_sharded, own.values())):
+        return weights
+    return {name: _piece_like(value, own[name]) if name in own else value for name, value in weights.items()}
+
+
+def _piece_like(value: Any, like: Any) -> Any:
+    if not is_sharded(like) or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    return as_sharded(own_piece(value, like).to(piece_of(like).device, copy=True), like)
+
+
+def _opt_in_pieces(state: Mapping[str, Any], opt: Optimizer) -> dict[str, Any]:
+    """An optimizer's whole state with this process's pieces of what belongs to sharded parameters."""
+    params = [p for group in opt.param_groups for p in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    held = {
+        number: {key: _piece_like(value, p) for key, value in state["state"][number].items()}
+        for number, p in zip(numbers, params, strict=True)
+        if number in state["state"]
+    }
+    return {**state, "state": {**state["state"], **held}}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
