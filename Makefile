@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 SITE = $(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test examples check docs docs-short bench bench-quick bench-gpu faults clean
+.PHONY: demo test examples check docs docs-short bench bench-quick bench-gpu faults distributed clean
 
 demo: $(VENV)/.run  ## train the 3-or-7 model, leave out/mnist_sample.png
 	$(BIN)/python examples/mnist_sample.py --out out
@@ -44,6 +44,14 @@ faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,
 	$(BIN)/python tests/faults/mutated_files.py --files 10000
 	MINILEARN_EVERY_BATCH=1 $(BIN)/python -m pytest tests/faults tests/callbacks/test_checkpoint.py
 	$(BIN)/python benchmarks/checkpoints.py
+
+distributed: $(VENV)/.dev  ## several processes: their figures against one's, 20 kills, memory, overhead; half an hour
+	$(BIN)/python -m pytest tests/distributed
+	$(BIN)/python tests/distributed/kill_restart.py --kills 20
+	$(BIN)/python tests/distributed/kill_restart.py --kills 4 --nodes 2
+	$(BIN)/python benchmarks/sharded_memory.py
+	$(BIN)/python benchmarks/ddp_overhead.py
+	$(BIN)/python benchmarks/distributed_scale.py
 
 clean:
 	rm -rf $(VENV) out docs/_build docs/gallery

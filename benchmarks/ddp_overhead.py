@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import os
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -133,13 +134,16 @@ def main() -> None:
     if "RANK" in os.environ:
         process(JOBS[args.job], setting)
         return
+    missed = False
     for case in CASES:
         if args.job is None or case.name.startswith(args.job):
             found = case.measure(setting)
+            missed |= not case.good(found)
             print(
                 f"{case.compares}: {found.figure:.3f} ({found.low:.3f} to {found.high:.3f}), an epoch {found.ours}"
                 f" and {found.theirs} by hand; bar {BAR}, {'kept' if case.good(found) else 'missed'}"
             )
+    sys.exit(missed)
 
 
 if __name__ == "__main__":

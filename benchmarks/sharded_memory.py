@@ -141,6 +141,7 @@ def main() -> None:
         print(f"{name:12}{one / MB:12.1f}{many / MB:14.1f}{many / one:8.3f}")
     ratio = max(each["held"] for each in found[args.processes]) / found[1][0]["held"]
     print(f"held: {ratio:.3f} of one process's, bar {BAR} on 4 processes")
+    sys.exit(ratio > BAR)
 
 
 if __name__ == "__main__":

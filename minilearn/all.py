@@ -243,6 +243,7 @@ from minilearn.sharded_conversions import merge_checkpoint, shard_checkpoint
 from minilearn.sharding import checkpoint_activations, shard_model
 from minilearn.summary import layer_info
 from minilearn.tensors import default_device, set_seed, tensor, to_device, to_np
+from minilearn.votes import votes
 
 
 class _Later(ModuleType):
@@ -292,5 +293,5 @@ __all__ = [
     "plot_optimizers", "plot_sched", "plot_top_losses", "plt", "ranger", "rmse", "save_model", "save_picture",
     "scaling", "set_bn_eval", "set_seed", "shard_checkpoint", "shard_model", "show_batch", "show_image",
     "skm_to_fastai", "slide", "steep", "string", "tensor", "to_device", "to_np", "top_k_accuracy", "torch",
-    "total_params", "trainable_params", "untar_data", "valley",
+    "total_params", "trainable_params", "untar_data", "valley", "votes",
 ]  # fmt: skip
