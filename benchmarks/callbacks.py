@@ -42,7 +42,12 @@ PACKAGES = {"TensorBoard": "tensorboard", "Wandb": "wandb"}
 FIGURE = re.compile(r"([\d.]+) (µs|ms)")
 DEFAULT = {kind.__name__ for kind in DEFAULT_CALLBACKS}
 """In every Learner: `benchmarks/run.py` measures them together."""
-ON_THEIR_OWN = {"LRFinder": "its fit is a search", "WeightAverage": "a base class", "Mixing": "a base class"}
+ON_THEIR_OWN = {
+    "LRFinder": "its fit is a search",
+    "WeightAverage": "a base class",
+    "Mixing": "a base class",
+    "Distributed": "its fit is one of several processes: ddp_overhead.py",
+}
 """Those that no fit is made with."""
 
 

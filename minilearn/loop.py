@@ -193,7 +193,7 @@ class Loop:
 
     def _predict(self, batch: Any) -> Any:
         try:
-            output = call(self.called, self.xb) if self.compiled is None else self.compiled.predict(self)
+            output = call(self._called, self.xb) if self.compiled is None else self.compiled.predict(self)
         except Exception as error:
             explain_model(error, self.model, self.xb, batch)
             raise
@@ -224,7 +224,7 @@ class Loop:
     # ---- what a batch is made of ----
 
     @property
-    def called(self) -> nn.Module:
+    def _called(self) -> nn.Module:
         """What the batch is given to."""
         return self.model if self.around is None or not self.training else self.around
 

@@ -94,12 +94,12 @@ class CompiledSteps:
                 if loop.training and not self._checked:
                     check_compiler(leaves(loop.xb)[0].device)  # or it would only be missed in backward
                     self._checked = True
-                pred = self._graph("training" if loop.training else "answer", prediction, loop.called)(loop.xb)
+                pred = self._graph("training" if loop.training else "answer", prediction, loop._called)(loop.xb)
                 self._tell()
                 return pred
             except CannotCompile as error:
                 self._give_up(error)
-        return call(loop.called, loop.xb)
+        return call(loop._called, loop.xb)
 
     def _give_up(self, error: CannotCompile) -> None:
         self._failed, self._size = True, None
