@@ -55,7 +55,7 @@ class Distributed(Callback):
     (`materialize`), so that one larger than a machine's memory can be made.
 
     Args:
-        strategy: "ddp": each process has the whole model; "fsdp": a piece of it.
+        strategy: "ddp": each process has the whole model; "fsdp": a piece of it, as where it is sharded already.
         sync_bn: whether batch normalisation goes over all processes' rows, which torch can on GPUs only. For a fit its
             modules stand in for the model's own, with the same tensors.
         find_unused: whether some parameters may take no part in a batch: torch looks for them then, which costs a pass.
@@ -108,7 +108,9 @@ class Distributed(Callback):
         distributed.start(self.timeout_s, group_of_one=self.strategy == "fsdp")
         if self._twice:
             checkpoint_activations(self.model, self._twice)
-        if self.strategy == "fsdp":
+        if is_sharded_model(self.model):
+            self.strategy = "fsdp"
+        elif self.strategy == "fsdp":
             self._shard()
         else:
             distributed.same_as_main([*self.model.parameters(), *self.model.buffers()])

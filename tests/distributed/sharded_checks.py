@@ -536,13 +536,9 @@ def check_gradients_are_clipped_adaptively_unit_by_unit() -> None:
         assert difference(p.grad, q.grad) <= 1e-12, tuple(p.shape)
 
 
-def fitted(model: nn.Module, sharded: bool, cbs: list[Any], n_epoch: int = 2) -> Learner:
-    rows = [torch.cat(part) for part in zip(*batches(), strict=True)]
-    if sharded:
-        rows = [torch.cat([own(part) for part in row.split(ROWS)]) for row in rows]
-    x, y = rows
-    bs = ROWS // N if sharded else ROWS
-    dls = DataLoaders.from_tensors(x, y, x, y, bs=bs, shuffle=False, device="cpu")
+def fitted(model: nn.Module, cbs: list[Any], n_epoch: int = 2) -> Learner:
+    x, y = [torch.cat(part) for part in zip(*batches(), strict=True)]
+    dls = DataLoaders.from_tensors(x, y, x, y, bs=ROWS // N, shuffle=False, device="cpu")
     learn = Learner(dls, model, F.mse_loss, functools.partial(Adam, eps=1e-8), lr=0.01, cbs=cbs)
     with learn.no_logging():
         learn.fit(n_epoch)
@@ -553,8 +549,8 @@ def check_an_average_of_sharded_weights_is_that_of_whole_ones() -> None:
     for make, count in ((lambda: EMA(0.9), 10), (lambda: SWA(0.0), 2)):
         one, many = net(), shard_model(net())
         averages = [make(), make()]
-        fitted(one, False, [averages[0]])
-        learn = fitted(many, True, [averages[1]])
+        fitted(one, [averages[0]])
+        learn = fitted(many, [averages[1]])
         same_numbers(one, many, 1e-9)
         assert averages[0].n_averaged == averages[1].n_averaged == count
         for name, value in averages[0].average.items():
