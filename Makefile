@@ -46,7 +46,7 @@ faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,
 	$(BIN)/python benchmarks/checkpoints.py
 
 distributed: $(VENV)/.dev  ## several processes: their figures against one's, 20 kills, memory, overhead; half an hour
-	$(BIN)/python -m pytest tests/distributed
+	MINILEARN_DISTRIBUTED=full $(BIN)/python -m pytest tests/distributed
 	$(BIN)/python tests/distributed/kill_restart.py --kills 20
 	$(BIN)/python tests/distributed/kill_restart.py --kills 4 --nodes 2
 	$(BIN)/python benchmarks/sharded_memory.py

@@ -10,7 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
+at_length = pytest.mark.skipif(
+    os.environ.get("MINILEARN_DISTRIBUTED") != "full", reason="takes long: MINILEARN_DISTRIBUTED=full, make distributed"
+)
+"""Marks what is tried in full alone, with two processes in its place otherwise."""
 
 
 def in_processes(script: Path, world: int, *args: object, timeout_s: float = 120, **variables: str) -> list[str]:

@@ -5,12 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes import in_processes
+from processes import at_length, in_processes
 
 RESUMES = Path(__file__).parent / "resumes.py"
 
 
-@pytest.mark.parametrize(("world", "kinds"), [(2, []), (4, ["columns", "rows"])])
+@pytest.mark.parametrize(("world", "kinds"), [(2, []), pytest.param(4, ["columns", "rows"], marks=at_length)])
 def test_as_many_processes_go_on_to_the_very_numbers(world: int, kinds: list[str]) -> None:
     printed = [json.loads(text) for text in in_processes(RESUMES, world, "same", *kinds, timeout_s=300)]
     kinds = [name.removesuffix(", interrupted") for name in printed[0] if name.endswith(", interrupted")]

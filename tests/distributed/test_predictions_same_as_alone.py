@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from compare import differences
-from processes import in_processes
+from processes import at_length, in_processes
 
 PREDICTIONS = Path(__file__).parent / "predictions.py"
 
 
-@pytest.mark.parametrize(("world", "sizes"), [(2, (37,)), (4, (32, 3, 1))])
+@pytest.mark.parametrize(("world", "sizes"), [(2, (37,)), pytest.param(4, (32, 3, 1), marks=at_length)])
 def test_predictions_come_in_order_and_whole_to_every_process(
     world: int, sizes: tuple[int, ...], tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import at_length
 from sharded_processes import run_checks
 from torch import nn
 
@@ -56,6 +57,7 @@ def test_in_two_processes(in_two: dict[str, str], name: str) -> None:
     holds(in_two, name)
 
 
+@at_length
 @pytest.mark.parametrize("name", IN_FOUR)
 def test_in_four_processes(in_four: dict[str, str], name: str) -> None:
     holds(in_four, name)
