@@ -80,7 +80,7 @@ def killed(folder: Path, rank: int) -> bool:
     with suppress(OSError, ValueError):
         process = int((folder / f"pid.{rank}").read_text())
         command = subprocess.run(
-            ["ps", "-o", "command=", "-p", f"{process}"], capture_output=True, text=True, check=False
+            ["ps", "-ww", "-o", "command=", "-p", f"{process}"], capture_output=True, text=True, check=False
         )
         if str(folder) in command.stdout:
             os.kill(process, signal.SIGKILL)
@@ -173,6 +173,8 @@ def main() -> int:
             if not wrong:
                 found = json.loads((folder / "found.json").read_text())
                 wrong = ", ".join(f"another {name}" for name in expected if found[name] != expected[name])
+            if not wrong and jobs > 5 and not kills:
+                wrong = "no kill came in time"
             if wrong:
                 bad += 1
                 print(f"job {jobs}, of {args.world} processes: {wrong}")

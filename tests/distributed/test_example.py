@@ -44,7 +44,7 @@ def test_it_goes_on_when_a_process_was_killed(tmp_path: Path) -> None:
     while not any((runs / "squared_error").glob("*.safetensors")) and time.monotonic() < until and job.poll() is None:
         time.sleep(0.05)
     told = subprocess.run(
-        ["ps", "-o", "pid=,command=", "--ppid", f"{job.pid}"], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-o", "pid=,command=", "--ppid", f"{job.pid}"], capture_output=True, text=True, check=False
     )
     workers = [int(line.split()[0]) for line in told.stdout.splitlines() if str(EXAMPLE) in line]
     assert len(workers) == 2, json.dumps(told.stdout)

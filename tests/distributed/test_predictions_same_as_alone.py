@@ -7,7 +7,7 @@ import pytest
 from compare import differences
 from processes import at_length, in_processes
 
-PREDICTIONS = Path(__file__).parent / "predictions.py"
+PREDICTIONS = Path(__file__).parent / "prediction_fits.py"
 
 
 @pytest.mark.parametrize(("world", "sizes"), [(2, (37,)), pytest.param(4, (32, 3, 1), marks=at_length)])

@@ -1,6 +1,6 @@
 """Predictions over loaders of many kinds, and what one process may ask for alone, printed as JSON.
 
-python predictions.py FOLDER GLOBAL_BATCH ROWS ...
+python prediction_fits.py FOLDER GLOBAL_BATCH ROWS ...
 """
 
 import json
