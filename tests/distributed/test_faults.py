@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import torchrun
+from processes import at_length, torchrun
 
 PARTING = Path(__file__).parent / "parting.py"
 TABLE = "ChildFailedError"
@@ -58,7 +58,7 @@ def test_an_error_of_all_is_told_by_rank_0_alone(tmp_path: Path) -> None:
     assert "another process has ended" not in own
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=at_length)])
 def test_a_killed_job_that_torchrun_starts_again_ends_as_an_undisturbed_one(nodes: int) -> None:
     import sys
 

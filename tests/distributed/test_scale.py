@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import at_length
 from scale_processes import BLOCKS, few_parameters, transformer
 from torch import nn
 
@@ -192,7 +193,7 @@ def benchmark() -> ModuleType:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=at_length)])
 def test_processes_hold_and_send_what_is_computed(benchmark: Any, processes: int) -> None:
     found = benchmark.run(processes, 256, timeout_s=120)
     for way in benchmark.WAYS:
