@@ -1,7 +1,7 @@
 """A folder of checkpoints: numbered files, the newest good ones kept, a damaged one set aside."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,23 +80,26 @@ class CheckpointFolder:
             NewerFormatError: the newest that is whole was written by a newer minilearn; nothing is set aside.
             FileError: there are checkpoints, but not one of them can be read; they are left as they are.
         """
-        broken: list[tuple[Path, FileError]] = []
-        files = self._files()
+        return self._newest_of(self._files(), _state_in)
+
+    def _newest_of(
+        self, files: list[Path], read: Callable[[Path], dict[str, Any]]
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """The newest of these checkpoints that can be read; of several processes rank 0 sets damaged ones aside."""
+        broken: list[tuple[Path, Exception]] = []
         for i, file in reversed(list(enumerate(files))):
             try:
-                tensors, values = read_tensors(file, kind=KIND)
-                state = unflatten_state(values, tensors)
-                if not isinstance(state, dict):
-                    raise ValueError("it holds no state of a run")
+                state = read(file)
             except NewerFormatError:
                 raise
             except (FileError, ValueError, RecursionError) as error:
                 broken.append((file, error if isinstance(error, FileError) else FileError(f"{file}: {error}")))
                 continue
-            for bad, why in broken:
-                bad.rename(bad.with_name(f"{bad.name}.damaged"))
-                warn(f"{why}. It was set aside as {bad.name}.damaged, and the checkpoint before it is used.")
-            self._let_go(files[: i + 1])  # one too many, where the process was killed before it could
+            if distributed.is_main():
+                for bad, why in broken:
+                    bad.rename(bad.with_name(f"{bad.name}.damaged"))
+                    warn(f"{why}. It was set aside as {bad.name}.damaged, and the checkpoint before it is used.")
+                self._let_go(files[: i + 1])  # one too many, where the process was killed before it could
             return file, state
         if broken:
             raise FileError(
@@ -146,3 +149,12 @@ class CheckpointFolder:
         """The checkpoints, the oldest first."""
         found = (file for file in self.path.glob(f"*{SUFFIX}") if file.stem.isdecimal() and file.is_file())
         return sorted(found, key=lambda file: int(file.stem))
+
+
+def _state_in(file: Path) -> dict[str, Any]:
+    """The state of a run that a file holds."""
+    tensors, values = read_tensors(file, kind=KIND)
+    state = unflatten_state(values, tensors)
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state of a run")
+    return state

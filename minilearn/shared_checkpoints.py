@@ -13,7 +13,7 @@ from torch import Tensor
 from minilearn import distributed
 from minilearn.checkpoints import KIND, CheckpointFolder
 from minilearn.errors import warn
-from minilearn.files import FileError, NewerFormatError
+from minilearn.files import FileError
 from minilearn.job_errors import of_all
 from minilearn.sharded_files import ShardedWriter, find_checkpoint, is_checkpoint
 from minilearn.states import flatten_state, unflatten_state
@@ -70,29 +70,7 @@ class SharedFolder(CheckpointFolder):
         files = [self.path / name for name in distributed.from_main([file.name for file in self._files()])]
         if not (self.sharded or any(map(is_checkpoint, files))):
             return super().newest_of_main()
-        return self._newest_together(files)
-
-    def _newest_together(self, files: list[Path]) -> tuple[Path, dict[str, Any]] | None:
-        broken: list[tuple[Path, Exception]] = []
-        for i, file in reversed(list(enumerate(files))):
-            try:
-                state = self._state_in(file)
-            except NewerFormatError:
-                raise
-            except (FileError, ValueError, RecursionError) as error:
-                broken.append((file, error))
-                continue
-            if distributed.is_main():
-                for bad, why in broken:
-                    bad.rename(bad.with_name(f"{bad.name}.damaged"))
-                    warn(f"{why}. It was set aside as {bad.name}.damaged, and the checkpoint before it is used.")
-                self._let_go(files[: i + 1])
-            return file, state
-        if broken:
-            raise FileError(
-                f"no checkpoint in {self.path} can be read: {broken[0][1]}. Remove the folder to begin the run anew."
-            )
-        return None
+        return self._newest_of(files, self._state_in)
 
     def write(self, state: Mapping[str, Any], *, wait: bool = False) -> None:
         """Writes a checkpoint, beside the training unless `wait`; it takes copies of the tensors first.
