@@ -6,7 +6,7 @@ A process is alone until `start`: rank 0 of 1, whose sums are its own and whose 
 import atexit
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -159,13 +159,23 @@ def mean_numbers(numbers: Iterable[float]) -> list[float]:
 
 def largest(numbers: Iterable[float]) -> list[float]:
     """The largest that any process has, of each of so many numbers."""
+    return largest_later(numbers)()
+
+
+def largest_later(numbers: Iterable[float]) -> Callable[[], list[float]]:
+    """`largest`, on its way while this process goes on: what is returned gives it, and waits where it has to."""
     listed = list(numbers)
     if _job.world == 1 or not listed:
-        return listed
+        return lambda: listed
     found = torch.tensor(listed, dtype=torch.float64)
-    dist.all_reduce(found, dist.ReduceOp.MAX, group=_job.cpu)
-    values: list[float] = found.tolist()
-    return values
+    work: Any = dist.all_reduce(found, dist.ReduceOp.MAX, group=_job.cpu, async_op=True)
+
+    def largest() -> list[float]:
+        work.wait()
+        values: list[float] = found.tolist()
+        return values
+
+    return largest
 
 
 def from_main(value: Any) -> Any:

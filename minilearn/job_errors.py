@@ -23,7 +23,7 @@ TOO_LATE = (
 WAITS_S = 5.0
 """How long a process that has lost another waits for the launcher to end it: the lost one's error comes first."""
 PHASES = {
-    "meet": "a meeting of the processes between two batches",
+    "_hear": "a meeting of the processes between two batches",
     "barrier": "a barrier",
     "from_main": "what rank 0 has to say",
     "of_rank": "what another has to say",

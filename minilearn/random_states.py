@@ -48,6 +48,19 @@ def set_random_states(states: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(states["mps"])
 
 
+def host_states() -> tuple[Any, ...]:
+    """How those of the computer itself stand, without its devices': quick to take, and to send to another process."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
+
+
+def set_host_states(states: tuple[Any, ...]) -> None:
+    """Puts the random numbers where `host_states` found them."""
+    python, numpy, of_torch = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(torch.from_numpy(of_torch))
+
+
 def seed_anew(seed: int) -> None:
     """Starts all of them from a number of at most 63 bits."""
     torch.manual_seed(seed)

@@ -173,8 +173,7 @@ class Distributed(Callback):
             values[-1][:] = distributed.from_main(values[-1])
 
     def after_fit(self) -> None:
-        if votes.open:
-            votes.meet(1)
+        votes.last_meeting()
         distributed.same_as_main(self.model.buffers())
 
     def cleanup_fit(self) -> None:
@@ -202,14 +201,17 @@ class Distributed(Callback):
     def _weights_of(self, share: Share) -> tuple[Tensor, Tensor] | None:
         """What the batch's loss is a mean over, here and in all processes, where that is not its rows."""
         learn = self.learn
-        found = weights_met(learn.loss_func, learn.yb[0]) if learn._with_loss and len(learn.yb) == 1 else None
+        weighs = self._weighs.get(self.training)
+        if weighs is False or not learn._with_loss or len(learn.yb) != 1:
+            return None
+        found = weights_met(learn.loss_func, learn.yb[0])
         if found is None:
             return None
         own, told = found
-        if self.training not in self._weighs:  # the first batch is looked at
+        if weighs is None:  # the first batch is looked at
             some_out = not told and bool(own < learn.yb[0].numel())
-            self._weighs[self.training] = told or bool(distributed.largest([some_out])[0])
-        if not self._weighs[self.training]:
+            weighs = self._weighs[self.training] = told or bool(distributed.largest([some_out])[0])
+        if not weighs:
             return None
         own = own if share.own else own * 0
         return own, distributed.sum_all(own)

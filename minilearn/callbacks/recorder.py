@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from minilearn import distributed
 from minilearn.callback import Callback
 from minilearn.errors import did_you_mean, in_range
-from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics, go_along, joined, take_on
+from minilearn.metrics import AvgLoss, AvgSmoothLoss, Metric, check_metrics, go_along, join_all, take_on
 from minilearn.optim.hypers import Place, last_layer, named
 from minilearn.plots import plot_loss, plot_sched
 from minilearn.tensors import LateScalars, on_its_way, shape_text
@@ -187,10 +187,11 @@ class Recorder(Callback):
     def state_of_all(self) -> dict[str, Any]:
         """The figures of the epoch so far, which are of each process's own rows until its end."""
         average = self.smooth_loss.state_dict()
-        (average["average"],) = distributed.mean_numbers([average["average"]])
-        metrics = [joined(metric) for metric in copy.deepcopy(self.learn.metrics if self._in_training else [])]
-        losses = _as_tensor(distributed.mean_numbers(self._losses))
-        return {"losses": losses, "smooth_loss": average, "metrics": [metric.state_dict() for metric in metrics]}
+        average["average"], *losses = distributed.mean_numbers([average["average"], *self._losses])
+        metrics = copy.deepcopy(self.learn.metrics if self._in_training else [])
+        join_all(metrics)
+        states = [metric.state_dict() for metric in metrics]
+        return {"losses": _as_tensor(losses), "smooth_loss": average, "metrics": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a history that `state_dict` gave."""
@@ -289,8 +290,9 @@ class Recorder(Callback):
     def after_train(self) -> None:
         self._late.read()
         if distributed.world_size() > 1:
-            self._smooth_loss.join()
-            self._losses[:] = distributed.mean_numbers(self._losses)
+            average = self._smooth_loss.state_dict()
+            average["average"], *self._losses[:] = distributed.mean_numbers([average["average"], *self._losses])
+            self._smooth_loss.load_state_dict(average)
         if self._row is not None:
             self._row[0] = self._smooth_loss.value
             if self._in_training:
@@ -336,9 +338,10 @@ class Recorder(Callback):
 
     def _read(self, metrics: list[Metric]) -> Row:
         row: Row = []
+        join_all(metrics)
         for metric in metrics:
             try:
-                value = joined(metric).value
+                value = metric.value
                 row.append(None if value is None else float(value))
             except Exception as error:
                 error.add_note(f"raised by the metric '{metric.name}'")

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, islice
 from typing import Any
 
@@ -14,7 +14,7 @@ from minilearn import distributed
 from minilearn.data.columns import batches, copied, on_device
 from minilearn.data.loader import DataLoader, length
 from minilearn.data.position import Rows, Then, generators_of
-from minilearn.random_states import random_states, set_random_states
+from minilearn.random_states import host_states, set_host_states
 from minilearn.tensors import batch_size
 
 Step = tuple[Any, int, int, int, int]
@@ -105,7 +105,7 @@ class Share:
         at, start = self._start or (batch, batch * self.world)
         start, self._start = start + (batch - at) * self.world, None
         self.drawn = 0
-        with numbers_of_main(generators_of(self.loader)):
+        with nullcontext() if self._draws_nothing() else numbers_of_main(generators_of(self.loader)):
             read = self._planned(start, batch)
         then()
         self.reached, self.rows_before, self.total = start, 0, 0
@@ -114,6 +114,11 @@ class Share:
             self.own, self.before, self.total, given = counts
             self.reached += given
             yield one
+
+    def _draws_nothing(self) -> bool:
+        """Whether reading takes no random numbers, so that rank 0's need not be known."""
+        loader = self.loader
+        return isinstance(loader, DataLoader) and loader.columns is not None and loader.as_they_lie()
 
     def _planned(self, first: int, done: int) -> Iterator[Step]:
         """This process's steps from batch number `first` of the loader on, `done` of them left out; in their order."""
@@ -358,18 +363,18 @@ def numbers_of_main(generators: Sequence[torch.Generator] = ()) -> Iterator[None
         yield
         return
     main = distributed.is_main()
-    held = (random_states(), [g.get_state() for g in generators]) if main else None
+    own = host_states()
+    held = (own, [g.get_state().numpy() for g in generators]) if main else None
     states, given = distributed.from_main(held)
-    own = None if main else random_states()
     if not main:
-        set_random_states({**states, "cuda": []})
+        set_host_states(states)
         for generator, state in zip(generators, given, strict=True):
-            generator.set_state(state)
+            generator.set_state(torch.from_numpy(state))
     try:
         yield
     finally:
-        if own is not None:
-            set_random_states(own)
+        if not main:
+            set_host_states(own)
 
 
 def _order(loader: DataLoader, n: int) -> Tensor | None:

@@ -42,7 +42,7 @@ from minilearn.metrics.functions import (
     top_k_accuracy,
 )
 from minilearn.metrics.given import as_metrics, check_metrics
-from minilearn.metrics.joining import go_along, joined, take_on
+from minilearn.metrics.joining import go_along, join_all, take_on
 from minilearn.metrics.labels import (
     APScoreMulti,
     BrierScoreMulti,
@@ -124,7 +124,7 @@ __all__ = [
     "exp_rmspe",
     "function_name",
     "go_along",
-    "joined",
+    "join_all",
     "mae",
     "mse",
     "msle",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minilearn import distributed
 from minilearn.data.shares import Share, share_of
-from minilearn.metrics.streaming import Metric
+from minilearn.metrics.streaming import AvgMetric, Metric, join_averages
 from minilearn.tensors import leaves, map_tensors
 
 
@@ -52,11 +52,20 @@ def go_along(metrics: Iterable[Metric], learn: Any) -> None:
             metric.accumulate(together)
 
 
-def joined(metric: Metric) -> Metric:
-    """The metric with what all processes of the job have accumulated."""
-    if distributed.world_size() > 1 and not metric.of_all_rows:
-        metric.join()
-    return metric
+def join_all(metrics: Sequence[Metric]) -> None:
+    """Puts what all processes of the job have accumulated into each of the metrics."""
+    if distributed.world_size() == 1:
+        return
+    apart = [metric for metric in metrics if not metric.of_all_rows]
+    averages = [metric for metric in apart if isinstance(metric, AvgMetric) and type(metric).join is AvgMetric.join]
+    join_averages(averages)
+    for metric in apart:
+        if metric not in averages:
+            try:
+                metric.join()
+            except Exception as error:
+                error.add_note(f"raised by the metric '{metric.name}'")
+                raise
 
 
 class AllRows:

@@ -172,9 +172,7 @@ class AvgMetric(Metric):
 
     def join(self) -> None:
         """Adds the other processes' rows."""
-        self._late.read()
-        self._total, count = distributed.sum_numbers([self._total, self._count])
-        self._count = round(count)
+        join_averages([self])
 
     def state_dict(self) -> dict[str, Any]:
         """What was accumulated. Waits for the device."""
@@ -198,6 +196,15 @@ class AvgMetric(Metric):
     def _add(self, value: float, size: float) -> None:
         self._total += value * size
         self._count += size
+
+
+def join_averages(metrics: Sequence[AvgMetric]) -> None:
+    """Adds the other processes' rows to averages, which takes one message for all of them."""
+    for metric in metrics:
+        metric._late.read()
+    sums = distributed.sum_numbers([number for metric in metrics for number in (metric._total, metric._count)])
+    for metric, total, count in zip(metrics, sums[::2], sums[1::2], strict=True):
+        metric._total, metric._count = total, round(count)
 
 
 class AvgLoss(AvgMetric):
