@@ -331,9 +331,10 @@ def _opt_misfit(opt: Optimizer, saved: Mapping[str, Any], saved_class: Any) -> s
 
 
 def _are_groups(groups: Any) -> bool:
-    return isinstance(groups, list) and all(
-        isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
-    )
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        return False
+    numbers = [group.get("params") for group in groups]
+    return all(isinstance(listed, list) and all(isinstance(n, int) for n in listed) for listed in numbers)
 
 
 def _made(group: Mapping[str, Any]) -> tuple[Any, ...]:

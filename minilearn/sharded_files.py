@@ -263,13 +263,19 @@ def _looked_at(
     if manifest.kind != kind:
         raise FileError(f"{path} holds no {kind}, but a {manifest.kind:.80}")
 
+    held: dict[str, dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {name: {} for name in manifest.files}
+    for name, tensor in manifest.tensors.items():
+        for piece in tensor.pieces:
+            held[piece.file][name] = tensor.dtype, piece.sizes
+
     def check_of(name: str) -> Callable[[], None]:
-        return lambda: _check(path / name, *manifest.files[name])
+        return lambda: _check(path / name, *manifest.files[name], held[name])
 
     return FoundCheckpoint(path, manifest.values, manifest.tensors, group), [check_of(name) for name in manifest.files]
 
 
-def _check(path: Path, n_bytes: int, sha256: str) -> None:
+def _check(path: Path, n_bytes: int, sha256: str, held: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    """That a file is as it was written, and holds the tensors that the manifest says."""
     try:
         with path.open("rb") as file:
             seen = file.seek(0, 2)
@@ -280,6 +286,10 @@ def _check(path: Path, n_bytes: int, sha256: str) -> None:
                 raise FileError(f"{path} is damaged: its SHA-256 is not the one that was written")
     except FileNotFoundError:
         raise FileError(f"{path} is missing: {path.parent} is no whole checkpoint") from None
+    found = shapes_of(path)
+    if found != held:
+        others = [name for name in {**held, **found} if held.get(name) != found.get(name)]
+        raise FileError(f"{path} holds other tensors than the manifest of {path.parent} says: {_some(others)}")
 
 
 def _misfits(tensors: Mapping[str, Pieced], into: Mapping[str, Tensor]) -> str:

@@ -178,7 +178,7 @@ def _manifest(held: Mapping[str, Any]) -> Manifest:
 
 
 def _sizes(numbers: list[Any]) -> tuple[int, ...]:
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
         raise ValueError(f"it has the shape {str(numbers)[:80]}, which is none")
     return tuple(numbers)
 

@@ -287,6 +287,15 @@ def test_other_groups_are_refused(tmp_path: Path) -> None:
     refused(learner(tmp_path, seed=1, wd_bn_bias=True), "x", "another splitter, other layers or another wd_bn_bias")
 
 
+def test_numbers_of_parameters_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = trained(tmp_path)
+    state = learn.opt.state_dict()
+    state["param_groups"][0]["params"][0] = [1]
+    monkeypatch.setattr(learn.opt, "state_dict", lambda: state)
+    learn.save("x")
+    refused(learner(tmp_path, seed=1), "x", "it has no parameter groups")
+
+
 def test_with_strict_false_what_fits_is_loaded_and_the_rest_is_said(tmp_path: Path) -> None:
     learn = trained(tmp_path)
     learn.save("x")

@@ -311,6 +311,9 @@ def test_a_manifest_of_a_newer_format_or_made_to_mislead_is_refused(small: tuple
         ({"tensors": {"w": [dtype, shape, [[0, [1, 0], [2, 3]]]]}}, "not within it"),
         ({"tensors": {"w": [dtype, [-2, -3], pieces]}}, "shape"),
         ({"tensors": {"w": ["PY", shape, pieces]}}, "no manifest"),
+        ({"tensors": {"w": [dtype, [2**31, 3], [[0, [0, 0], [2**31, 3]]]]}}, f"{name} holds other tensors.*: w"),
+        ({"tensors": {**right["tensors"], "no": right["tensors"]["b"]}}, f"{name} holds other tensors.*: no"),
+        ({"tensors": {"w": [dtype, [10**30, 0], []]}}, "shape"),
         ({"files": 7}, "no manifest"),
     ):
         signed(**changes)

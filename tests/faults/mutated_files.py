@@ -1,6 +1,7 @@
 """Damages files in every way and reads them: python tests/faults/mutated_files.py [--files 10000] [--seed 0]
 
-Four kinds of files: a saved model, a checkpoint, an exported model (.pt2), weights made elsewhere (.pth). Each is
+Five kinds of files: a saved model, a checkpoint, one in shards (its manifest and a shard, here one after the other), an
+exported model (.pt2), weights made elsewhere (.pth). Each is
 
 - cut, flipped, overwritten, lengthened or shortened anywhere: reading it must be a clear error, or give the very
   numbers of the whole file (some bytes of a zip say nothing);
@@ -38,11 +39,14 @@ from minilearn.exchange import import_weights
 from minilearn.exported import GRAPH, MANIFEST, WEIGHTS, load_exported
 from minilearn.learner import Learner
 from minilearn.optim import Adam
+from minilearn.sharded_conversions import merge_checkpoint, shard_checkpoint
 from minilearn.states import flatten_state
 from minilearn.tensor_files import DTYPES, UNSIGNED
 
-KINDS = ("model", "checkpoint", "checkpoint", "exported", "weights")
-"""What is damaged, in turn; checkpoints twice as often."""
+KINDS = ("model", "checkpoint", "sharded", "exported", "weights")
+"""What is damaged, in turn."""
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+SHARDED_MANIFEST = "manifest.json"
 WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
 AT_A_TIME = 500
 ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
@@ -72,6 +76,19 @@ def make_whole(folder: Path) -> None:
     newest.rename(folder / "checkpoint.safetensors")
     learn.export("exported.pt2")
     torch.save(learn.model.state_dict(), folder / "weights.pth")
+    parts = shard_checkpoint(folder / "checkpoint.safetensors", folder / "parts")
+    manifest, shard = [(parts / name).read_bytes() for name in (SHARDED_MANIFEST, SHARD)]
+    (folder / "sharded.parts").write_bytes(packed(manifest, shard))
+
+
+def packed(manifest: bytes, shard: bytes) -> bytes:
+    """A sharded checkpoint's two files as one."""
+    return len(manifest).to_bytes(8, "little") + manifest + shard
+
+
+def unpacked(data: bytes) -> tuple[bytes, bytes]:
+    n = int.from_bytes(data[:8], "little")
+    return data[8 : 8 + n], data[8 + n :]
 
 
 def whole_file_of(folder: Path, kind: str) -> Path:
@@ -96,6 +113,15 @@ def read(kind: str, file: Path) -> str:
         finally:
             for left in folder.iterdir():
                 left.unlink()
+    if kind == "sharded":
+        merged = file.parent / "merged.safetensors"
+        with tempfile.TemporaryDirectory(dir=file.parent) as parts:
+            for name, data in zip((SHARDED_MANIFEST, SHARD), unpacked(file.read_bytes()), strict=True):
+                (Path(parts) / name).write_bytes(data)
+            try:
+                return hashlib.sha256(merge_checkpoint(parts, merged).read_bytes()).hexdigest()
+            finally:
+                merged.unlink(missing_ok=True)
     if kind == "exported":
         module = load_exported(file)
         return digest([dict(module.state_dict()), module(torch.ones(2, 3))])
@@ -194,6 +220,43 @@ def lying_tensors(data: bytes, rng: random.Random) -> Lie:
     return made.replace(UNSIGNED.encode(), hashlib.sha256(made).hexdigest().encode(), 1), must
 
 
+def lying_parts(data: bytes, rng: random.Random) -> Lie:
+    """A sharded checkpoint with a lie in its manifest, or in a shard that the manifest then vouches for."""
+    manifest, shard = unpacked(data)
+    held, must = json.loads(manifest), True
+    if rng.random() < 0.3:
+        shard, must = lying_tensors(shard, rng)[0], False
+        held["files"][0][1:] = [len(shard), hashlib.sha256(shard).hexdigest()]
+    else:
+        name = rng.choice([name for name, (_, shape, _) in held["tensors"].items() if shape])
+        tensor, huge = held["tensors"][name], rng.choice((-1, 1 << 31, 1 << 40, 1 << 62, 1 << 63, 10**30))
+        match rng.randrange(9):
+            case 0:
+                tensor[1][rng.randrange(len(tensor[1]))] = huge
+            case 1:  # and its piece says so too
+                at = rng.randrange(len(tensor[1]))
+                tensor[1][at] = tensor[2][0][2][at] = huge
+            case 2:
+                others = ("NONE", "", 7, *(d for d in ITEM_BYTES if ITEM_BYTES[d] != ITEM_BYTES[tensor[0]]))
+                tensor[0] = rng.choice(others)
+            case 3:
+                tensor[2] = rng.choice(([], [*tensor[2], *tensor[2]], None, [[1, *tensor[2][0][1:]]]))
+            case 4:
+                held["files"][0][0] = rng.choice(("../" + SHARD, "/etc/passwd", "", ".", "other.safetensors", 1))
+            case 5:
+                held["format"] = rng.choice((0, 2, -1, 10**9, "1", None, 1.0, True, [1]))
+            case 6:
+                held["files"][0][rng.choice((1, 2))] = rng.choice((0, -1, huge, "x", None))
+            case 7:
+                held["tensors"]["not.there"] = tensor
+            case _:
+                rng.choice(list(leaves(held)))(rng.choice((None, -1, 1e308, "x", [], {}, {"tensor": "no"}, huge)))
+                must = False
+    held["sha256"] = UNSIGNED
+    made = json.dumps(held, separators=(",", ":")).encode()
+    return packed(made.replace(UNSIGNED.encode(), hashlib.sha256(made).hexdigest().encode(), 1), shard), must
+
+
 def leaves(value: Any) -> Iterator[Callable[[Any], None]]:
     """A function for each place in nested lists and dicts, which puts something else there."""
     for key in range(len(value)) if isinstance(value, list) else value:
@@ -261,6 +324,8 @@ def try_files(whole: Path, first: int, count: int, seed: int) -> None:
                 made = damaged(data, rng)
             elif kind in ("model", "checkpoint"):
                 made, must = lying_tensors(copy.copy(data), rng)
+            elif kind == "sharded":
+                made, must = lying_parts(data, rng)
             else:
                 made, must = lying_archive(source, kind, rng)
             file = Path(folder) / source.name
