@@ -82,7 +82,7 @@ def diagnose(
 
 
 def weights_are_finite(params: Iterable[Tensor]) -> bool:
-    """Whether all numbers of these parameters are finite; one pass over them, and one wait for the device.
+    """Whether all numbers of these parameters are finite; one pass over them, and one wait for the device, where so.
 
     Those that have none (lazy ones, those on the meta device) are passed over. Where some are sharded, all processes
     have to ask together, and are told the same.
@@ -91,7 +91,9 @@ def weights_are_finite(params: Iterable[Tensor]) -> bool:
     filled = [p.detach() for p in held if p.numel() and p.is_floating_point()]
     if any(map(is_sharded, filled)):
         return bool(Pieces([piece_of(p) for p in filled], filled).total_norm(math.inf).isfinite())
-    return not filled or bool(nn.utils.get_total_norm(filled, norm_type=float("inf")).isfinite())
+    if not filled or nn.utils.get_total_norm(filled).isfinite():  # a tenth of the time that the largest one takes
+        return True
+    return bool(nn.utils.get_total_norm(filled, norm_type=math.inf).isfinite())  # squares may be inf of what is finite
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:

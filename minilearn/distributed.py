@@ -6,7 +6,7 @@ A process is alone until `start`: rank 0 of 1, whose sums are its own and whose 
 import atexit
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -176,6 +176,16 @@ def largest_later(numbers: Iterable[float]) -> Callable[[], list[float]]:
         return values
 
     return largest
+
+
+def figures_of_main(figures: Sequence[float | None]) -> list[float | None]:
+    """Rank 0's figures, as many in each process; quicker than `from_main`."""
+    there = [[0.0, 0.0] if figure is None else [1.0, float(figure)] for figure in figures]
+    if _job.world == 1 or not there:
+        return list(figures)
+    told = torch.tensor(there, dtype=torch.float64)
+    same_as_main([told])
+    return [figure if known else None for known, figure in told.tolist()]
 
 
 def from_main(value: Any) -> Any:

@@ -27,7 +27,7 @@ from minilearn.checks import APPEARS, explain_loss, explain_model, first_loss
 from minilearn.data.loader import DataLoader, no_batch
 from minilearn.data.loaders import DataLoaders
 from minilearn.data.position import batches_from
-from minilearn.data.shares import steps
+from minilearn.data.shares import Share, steps
 from minilearn.errors import came_through, did_you_mean
 from minilearn.graphs import call
 from minilearn.losses import infer_loss
@@ -127,7 +127,7 @@ class Loop:
         first, then = self._begin or (0, None)
         if then is not None:
             self._begin, self.iter, batches = None, first - 1, batches_from(self.dl, first, then)
-        elif not self.training and isinstance(self.dl, DataLoader):
+        elif not self.training and isinstance(self.dl, (DataLoader, Share)):
             batches = self.dl.lent()  # to be looked at: no copy of the data is needed
         else:
             batches = self.dl

@@ -44,6 +44,7 @@ ROOM_ORDER = {
         "columns",
         "position",
         "loader",
+        "own_rows",
         "shares",
         "order",
         "loaders",

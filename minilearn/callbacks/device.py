@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from minilearn.callback import Callback
 from minilearn.callbacks.train_eval import TrainEval
 from minilearn.data.loader import DataLoader
+from minilearn.data.shares import share_of
 from minilearn.optim import Optimizer
 from minilearn.tensors import default_device, existing_device, shape_text, to_device
 
@@ -62,7 +63,9 @@ class DevicePlacement(Callback):
 
     def _rest_where_idle(self) -> None:
         """Nothing is to be done to rows that are cut from tensors on the CPU, where they are to be, as they are."""
-        columns = self.dl.columns if isinstance(self.dl, DataLoader) else None
+        share = share_of(self.dl)
+        loader = self.dl if share is None else share.loader
+        columns = loader.columns if isinstance(loader, DataLoader) else None
         on_cpu = self._move is not None and self._move.device.type == "cpu"
         if on_cpu and columns and not self.dls.batch_tfms and all(column.is_cpu for column in columns):
             self.learn.rest_cb(self, "before_batch")

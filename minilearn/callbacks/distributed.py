@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from minilearn import distributed
 from minilearn.callback import Callback, CancelBatchException
 from minilearn.callbacks.train_eval import TrainEval
-from minilearn.data.shares import Share, numbers_of_main, share_of
+from minilearn.data.shares import Share, share_of
 from minilearn.errors import did_you_mean, positive
 from minilearn.job_errors import name_rank
 from minilearn.losses import weights_met
@@ -142,19 +142,26 @@ class Distributed(Callback):
         votes.next_batch()
 
     def after_pred(self) -> None:
-        share = share_of(self.dl)
-        self._weights = None if share is None else self._weights_of(share)
-        if share is not None and not self.training and not share.own:
+        learn = self.learn
+        share = share_of(learn.dl)
+        if share is None:
+            self._weights = None
+            return
+        self._weights = self._weights_of(share) if self._weighs.get(learn.training) is not False else None
+        if not (learn.training or share.own):
             raise CancelBatchException  # its rows are another process's: here they count for nothing
 
     def after_loss(self) -> None:
-        if "loss" not in self.learn.__dict__:
+        learn = self.learn
+        share = share_of(learn.dl)
+        if share is None or "loss" not in learn.__dict__:
             return
         if self._weights is not None:
             own, total = self._weights
-            self.learn.loss = torch.where(own > 0, self.learn.loss, 0) * (own / total * self._parts())
-        elif (weight := self._weight()) != 1.0:
-            self.learn.loss = self.learn.loss * weight
+            parts = share.world if learn.training else share.total / share.own
+            learn.loss = torch.where(own > 0, learn.loss, 0) * (own / total * parts)
+        elif (weight := self._weight(share)) != 1.0:
+            learn.loss = learn.loss * weight
 
     def after_backward(self) -> None:
         if self.learn.around is not None and not self.find_unused:
@@ -170,7 +177,7 @@ class Distributed(Callback):
     def after_epoch(self) -> None:
         if values := getattr(getattr(self.learn, "recorder", None), "values", None):
             # Somebody's own metric may say something else in each process: what stops and saves goes by one row.
-            values[-1][:] = distributed.from_main(values[-1])
+            values[-1][:] = distributed.figures_of_main(values[-1])
 
     def after_fit(self) -> None:
         votes.last_meeting()
@@ -201,35 +208,26 @@ class Distributed(Callback):
     def _weights_of(self, share: Share) -> tuple[Tensor, Tensor] | None:
         """What the batch's loss is a mean over, here and in all processes, where that is not its rows."""
         learn = self.learn
-        weighs = self._weighs.get(self.training)
-        if weighs is False or not learn._with_loss or len(learn.yb) != 1:
+        if not learn._with_loss or len(learn.yb) != 1:
             return None
         found = weights_met(learn.loss_func, learn.yb[0])
         if found is None:
             return None
         own, told = found
-        if weighs is None:  # the first batch is looked at
+        if learn.training not in self._weighs:  # the first batch is looked at
             some_out = not told and bool(own < learn.yb[0].numel())
-            weighs = self._weighs[self.training] = told or bool(distributed.largest([some_out])[0])
-        if not weighs:
+            self._weighs[learn.training] = told or bool(distributed.largest([some_out])[0])
+        if not self._weighs[learn.training]:
             return None
         own = own if share.own else own * 0
         return own, distributed.sum_all(own)
 
-    def _parts(self) -> float:
-        """Over how many like parts the loss is averaged: over processes in training, by rows in validation."""
-        share = share_of(self.dl)
-        assert share is not None
-        return share.world if self.training else share.total / share.own
-
-    def _weight(self) -> float:
+    def _weight(self, share: Share) -> float:
         """What the batch's loss is multiplied by, so that means over processes, and over rows, are right."""
-        share = share_of(self.dl)
-        if share is None:
-            return 1.0
-        if getattr(self.learn.loss_func, "reduction", None) == "sum":
-            return share.world * (share.own > 0) if self.training else share.total / share.own
-        return share.weight if self.training else 1.0
+        learn = self.learn
+        if getattr(learn.loss_func, "reduction", None) == "sum":
+            return share.world * (share.own > 0) if learn.training else share.total / share.own
+        return share.weight if learn.training else 1.0
 
     def _shard(self) -> None:
         device = existing_device(self.dls.device or default_device())
@@ -283,10 +281,12 @@ class _SameBuckets:
 
 def different_numbers() -> None:
     """Random numbers of its own for each process but rank 0, whose are those of a process alone."""
-    with numbers_of_main():
-        seed = int(torch.empty((), dtype=torch.int64).random_(generator=_copy_of_default()))
+    generator = torch.Generator()
+    generator.set_state(torch.get_rng_state())
+    seed = torch.empty((), dtype=torch.int64).random_(generator=generator)
+    distributed.same_as_main([seed])
     if not distributed.is_main():
-        seed_anew((seed + distributed.rank()) % 2**63)
+        seed_anew((int(seed) + distributed.rank()) % 2**63)
 
 
 def with_sync_bn(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
@@ -308,13 +308,6 @@ def with_sync_bn(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     for parent, name, module in found:
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))  # type: ignore[no-untyped-call]
     return found
-
-
-def _copy_of_default() -> torch.Generator:
-    """A generator that stands where torch's own does, which it leaves there."""
-    generator = torch.Generator()
-    generator.set_state(torch.get_rng_state())
-    return generator
 
 
 def _silent(text: str) -> None:

@@ -172,7 +172,8 @@ class Divergence(Callback):
 
     def after_train(self) -> None:
         if self._recorder is not None:
-            self._look_at_weights()
+            average = self._recorder.smooth_loss.value  # of all processes by now
+            self._look_at_weights(losses_too=average is not None and not math.isfinite(average))
             if self.epoch + 1 == self.n_epoch:
                 self._look_back(self._recorder.losses)
 
@@ -191,12 +192,13 @@ class Divergence(Callback):
     def _trained(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def _look_at_weights(self) -> None:
+    def _look_at_weights(self, losses_too: bool = True) -> None:
+        """Answers where a weight is not finite; with `losses_too`, where a loss of any process was not, either."""
         assert self._recorder is not None
         if self._told:
             return
         at = self._recorder.nan_at
-        if seen := votes.at_once("diverged", 0 if at is None else self._seen(at)):
+        if seen := losses_too and votes.at_once("diverged", 0 if at is None else self._seen(at)):
             self._answer(seen)
         elif not weights_are_finite(self._trained().values()):
             bad = [name for name in not_finite(self._trained()) if name not in self._never_finite]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
@@ -174,37 +174,33 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         Raises:
             ValueError: a batch was changed in place, though the first one was not.
         """
+        return self._lend(self.columns) if self.columns is not None and self.can_lend() else iter(self)
+
+    def can_lend(self) -> bool:
+        """Whether batches may be the data set's own rows: from tensors in order."""
         if self.columns is None or not self.as_they_lie():
-            return iter(self)
+            return False
         if torch.is_inference_mode_enabled() or any(column.is_inference() for column in self.columns):
-            return iter(self)  # such tensors do not count their changes
-        if self.pins() and self.columns[0].is_cpu:
-            return iter(self)  # rows that are not in pinned memory would have to be waited for
-        return self._lend(self.columns)
+            return False  # such tensors do not count their changes
+        return not (self.pins() and self.columns[0].is_cpu)  # rows not in pinned memory would have to be waited for
 
     def _lend(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
         whole_batches = self._gather(columns)
         first = next(whole_batches, None)
         if first is None:
             return
-        bare = not isinstance(first, tuple)
-        before = [part._version for part in ([first] if bare else first)]
+        before = changes_of(first)
         yield first
-        if [part._version for part in ([first] if bare else first)] != before:
+        if changes_of(first) != before:
             yield from whole_batches
             return
         n, bs = len(columns[0]), self.batch_size or 1
         n -= n % bs if self.drop_last else 0
-        before = [column._version for column in columns]
-        for start in range(bs, n, bs * CUT_AT_ONCE):
-            cut = [column[start : min(start + bs * CUT_AT_ONCE, n)] for column in columns]
-            parts: list[Any] = [torch.split(rows, bs) for rows in cut]
-            yield from parts[0] if bare else zip(*parts, strict=True)
-        if [column._version for column in columns] != before:
-            raise ValueError(
-                "rows of the data set were changed in place: a model or a callback that changes a batch so must do it"
-                " to the first one too, or work on a copy"
-            )
+        with left_as_they_are(columns):
+            for start in range(bs, n, bs * CUT_AT_ONCE):
+                cut = [column[start : min(start + bs * CUT_AT_ONCE, n)] for column in columns]
+                parts: list[Any] = [torch.split(rows, bs) for rows in cut]
+                yield from zip(*parts, strict=True) if isinstance(first, tuple) else parts[0]
 
     def _gather(self, columns: tuple[Tensor, ...], first: int = 0, then: Then | None = None) -> Iterator[Any]:
         yield from map(self.as_given(), self._copies(columns, first, then))
@@ -253,6 +249,23 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             columns = tuple(column[done:] for column in columns) if order is None else columns
             order = None if order is None else order[done:]
         yield from batches(columns, bs, n, order, pin=pin)
+
+
+def changes_of(batch: Any) -> list[int]:
+    """How often each tensor of a batch has been changed in place."""
+    return [part._version for part in (batch if isinstance(batch, tuple) else (batch,))]
+
+
+@contextmanager
+def left_as_they_are(columns: tuple[Tensor, ...]) -> Iterator[None]:
+    """Raises a ValueError at the end of a ``with`` block in which rows were changed in place."""
+    before = changes_of(columns)
+    yield
+    if changes_of(columns) != before:
+        raise ValueError(
+            "rows of the data set were changed in place: a model or a callback that changes a batch so must do it"
+            " to the first one too, or work on a copy"
+        )
 
 
 def _sent(batches: Iterator[Any]) -> Iterator[Any]:

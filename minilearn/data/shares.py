@@ -12,14 +12,12 @@ from torch.utils.data import BatchSampler, IterableDataset, RandomSampler
 
 from minilearn import distributed
 from minilearn.data.columns import batches, copied, on_device
-from minilearn.data.loader import DataLoader, length
+from minilearn.data.loader import DataLoader, changes_of, left_as_they_are, length
+from minilearn.data.own_rows import OwnRows, Step, share_sizes
 from minilearn.data.position import Rows, Then, generators_of
 from minilearn.random_states import host_states, set_host_states
 from minilearn.tensors import batch_size
 
-Step = tuple[Any, int, int, int, int]
-"""A process's part of a step: a batch, how many of its rows count here, those of lower ranks, those of all together,
-and how many of the loader's batches these are."""
 Planned = list[tuple["Rows", int, int, int, int]]
 """The same with the rows' numbers in place of a batch."""
 Reader = Callable[[int], Iterator[Step]]
@@ -64,6 +62,7 @@ class Share:
         self.reached = self.drawn = 0
         self._twin: Any = None
         self._start: tuple[int, int] | None = None
+        self._lends = False
 
     def __len__(self) -> int:
         n = steps(self.loader, self.world)
@@ -78,6 +77,11 @@ class Share:
 
     def __iter__(self) -> Iterator[Any]:
         return self.begin_at(0, _nothing)
+
+    def lent(self) -> Iterator[Any]:
+        """The batches, to be looked at one after another: as of `DataLoader.lent`, with its error."""
+        self._lends = isinstance(self.loader, DataLoader) and self.loader.can_lend()
+        return iter(self)
 
     def go_on_from(self, reached: int, step: int | None = None) -> tuple[int, int | None]:
         """Has the next epoch begin where `reached` of the loader's batches have been given, by however many processes.
@@ -108,6 +112,7 @@ class Share:
         with nullcontext() if self._draws_nothing() else numbers_of_main(generators_of(self.loader)):
             read = self._planned(start, batch)
         then()
+        self._lends = False
         self.reached, self.rows_before, self.total = start, 0, 0
         for one, *counts in read:
             self.rows_before += self.total
@@ -139,7 +144,8 @@ class Share:
                 return _begun(self._by_twin(loader, self._steps(loader, 0), seed, 0), done)
             return self._by_twin(loader, self._steps(loader, first), seed, first)
         if (order := _order(loader, len(columns[0]))) is not None:
-            return self._in_one_order(loader, columns, order, first)
+            in_order = self._in_one_order(loader, columns, order, first)
+            return self._own_rows(loader, columns, in_order) if self._lends and not first else in_order
         return self._of_columns(loader, columns, self._steps(loader, first))
 
     # ---- rows by number ----
@@ -156,11 +162,34 @@ class Share:
         own = order[: full * group].view(full, self.world, bs)[:, self.rank].reshape(-1)
         for batch in batches(columns, bs, len(own), on_device(own, device), pin=loader.pins()):
             yield given(batch), bs, self.rank * bs, group, self.world
-        left = order[full * group :]
-        if len(left) and not loader.drop_last:
-            rows, own_rows, before = self._share_of(left, bs)
-            batch = copied(columns, on_device(rows, device), pin=loader.pins())
-            yield given(batch), own_rows, before, len(left), -(-len(left) // bs)
+        if full * group < len(order):
+            yield from self._left_over(loader, columns, order[full * group :])
+
+    def _left_over(self, loader: DataLoader, columns: tuple[Tensor, ...], left: Tensor) -> Iterator[Step]:
+        """The last step, of fewer rows."""
+        if not loader.drop_last:
+            bs = loader.batch_size or 1
+            rows, own, before = self._share_of(left, bs)
+            batch = copied(columns, on_device(rows, columns[0].device), pin=loader.pins())
+            yield loader.as_given()(batch), own, before, len(left), -(-len(left) // bs)
+
+    def _own_rows(self, loader: DataLoader, columns: tuple[Tensor, ...], copies: Iterator[Step]) -> Iterator[Step]:
+        """The data set's rows themselves, as they lie; the first step's are a copy, and all where that is changed."""
+        bs, n, given = loader.batch_size or 1, len(columns[0]), loader.as_given()
+        group, whole = bs * self.world, n - n % (bs * self.world)
+        first = next(copies, None)
+        if first is None:
+            return
+        before = changes_of(first[0])
+        yield first
+        if not whole or changes_of(first[0]) != before:
+            yield from copies
+            return
+        with left_as_they_are(columns):
+            for start in range(group + self.rank * bs, whole, group):
+                yield given([column[start : start + bs] for column in columns]), bs, self.rank * bs, group, self.world
+        if whole < n:
+            yield from self._left_over(loader, columns, torch.arange(whole, n))
 
     def _of_columns(self, loader: DataLoader, columns: tuple[Tensor, ...], drawn: Planned) -> Iterator[Step]:
         device, given = columns[0].device, loader.as_given()
@@ -281,58 +310,6 @@ def steps(dl: Any, world: int | None = None) -> int | None:
 def splits_itself(dl: Any) -> bool:
     """Whether a loader's data set gives each process rows of its own."""
     return bool(getattr(getattr(dl, "dataset", None), "splits_itself", False))
-
-
-def share_sizes(rows: int, world: int, bs: int) -> list[int]:
-    """How many of the last `rows` each of so many processes has, with batches of at most `bs`; two at least, or none.
-
-    >>> share_sizes(9, 4, 8), share_sizes(5, 4, 8), share_sizes(1, 4, 8), share_sizes(3, 4, 1)
-    ([3, 2, 2, 2], [3, 2, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0])
-    """
-    sharers = max(-(-rows // bs), min(world, rows // min(2, bs)), 1)
-    return [rows // sharers + (r < rows % sharers) if r < sharers else 0 for r in range(world)]
-
-
-class OwnRows(IterableDataset[Step]):
-    """One process's batches of an `IterableDataset`, of which each reads all rows, a step's rows at once.
-
-    Everything else that is asked of it is the data set's.
-    """
-
-    def __init__(
-        self, dataset: Any, bs: int, rank: int, world: int, collate: Callable[[list[Any]], Any], drop_last: bool
-    ) -> None:
-        vars(self).update(dataset=dataset, _bs=bs, _rank=rank, _world=world, _collate=collate, _drop_last=drop_last)
-        vars(self)["skipped"] = 0
-
-    def __iter__(self) -> Iterator[Step]:
-        rows, most = iter(self.dataset), self._bs * self._world
-        for _ in islice(rows, self.skipped):
-            pass
-        vars(self)["skipped"] = 0  # once: a worker process may live on
-        while group := list(islice(rows, most)):
-            total = len(group)
-            if total == most:
-                sizes = [self._bs] * self._world
-            elif self._drop_last:
-                return
-            else:
-                sizes = share_sizes(total, self._world, self._bs)
-            own, before = sizes[self._rank], sum(sizes[: self._rank])
-            mine = group[before : before + own] if own else group[: sizes[0]]
-            del group
-            yield self._collate(mine), own, before, total, -(-total // self._bs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # asked for while an object is being unpickled
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "skipped":  # how many rows are left out at the beginning
-            vars(self)[name] = value
-        else:
-            setattr(self.dataset, name, value)
 
 
 class _Planned:

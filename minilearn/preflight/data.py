@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from minilearn import distributed
 from minilearn.data.loader import DataLoader
-from minilearn.data.shares import share_sizes
+from minilearn.data.own_rows import share_sizes
 from minilearn.preflight.finding import Finding
 from minilearn.tensors import leaves
 

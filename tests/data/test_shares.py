@@ -15,7 +15,8 @@ from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, Sampl
 
 from minilearn.data import DataLoader
 from minilearn.data.loader import auto_workers
-from minilearn.data.shares import Share, share_of, share_sizes, steps
+from minilearn.data.own_rows import share_sizes
+from minilearn.data.shares import Share, share_of, steps
 from minilearn.random_states import random_states, set_random_states
 from minilearn.restore import Rounds
 
@@ -229,3 +230,40 @@ def test_a_batch_sampler_of_torchs_own_is_told_from_others() -> None:
     ours = DataLoader(torch.arange(9), batch_sampler=BatchSampler(range(9), 2, drop_last=False))
     assert steps(ours, 2) == 3
     assert [numbers(batch) for batch in Share(ours, 1, 2)] == [[2, 3], [6, 7], [8]]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("rows", SIZES)
+def test_lent_batches_are_those_that_are_copied(rows: int, world: int, drop_last: bool) -> None:
+    data = torch.arange(2.0 * rows).view(rows, 2), torch.arange(rows)
+    for rank in range(world):
+        share = Share(DataLoader(data, BS, drop_last=drop_last), rank, world)
+
+        def read(batches: Iterator[Any], share: Share = share) -> list[Any]:
+            return [(x.tolist(), y.tolist(), share.own, share.before, share.total, share.reached) for x, y in batches]
+
+        assert read(share.lent()) == read(iter(share))
+
+
+def test_lent_batches_are_the_data_sets_rows_but_for_the_first() -> None:
+    data = torch.arange(48.0).view(24, 2)
+    first, second, third = Share(DataLoader(data, BS), 1, 2).lent()
+    assert [batch.data_ptr() == data[4 * i :].data_ptr() for i, batch in ((1, first), (3, second), (5, third))] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_a_first_lent_batch_that_is_changed_makes_all_copies_and_a_later_one_is_an_error() -> None:
+    data = torch.arange(48.0).view(24, 2)
+    before = data.clone()
+    for batch in Share(DataLoader(data, BS), 0, 2).lent():
+        batch.zero_()
+    assert torch.equal(data, before)
+    batches = Share(DataLoader(data, BS), 0, 2).lent()
+    next(batches)
+    next(batches).zero_()
+    with pytest.raises(ValueError, match="changed in place"):
+        list(batches)
