@@ -7,7 +7,7 @@ from minilearn import distributed
 from minilearn.errors import did_you_mean
 from minilearn.job_errors import of_all
 
-EVERY_S = 0.25
+EVERY_S = 0.5
 """How far apart two meetings are, by the slowest process's clock."""
 NAMES = ("signal", "checkpoint", "diverged", "not finite", "end")
 """What can be asked; "end" is for callbacks that are not minilearn's."""
@@ -16,7 +16,7 @@ NAMES = ("signal", "checkpoint", "diverged", "not finite", "end")
 class Votes:
     """Questions that any process may answer with yes, and that all get the same answer to at the same batch.
 
-    In a fit of several processes `Distributed` holds meetings, one about every quarter of a second: a sum of a few
+    In a fit of several processes `Distributed` holds meetings, one about every half second: a sum of a few
     numbers, by which each knows what any has answered since the last. It sets out before a batch and is read before the
     next one, so that nobody waits for it; the batches are those that all agree on, as each meeting says when the next
     one is.
