@@ -14,6 +14,7 @@ Any other number in a group keeps its own name.
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from numbers import Real
+from operator import is_
 from typing import Any
 
 from torch import Tensor
@@ -105,6 +106,50 @@ def write(group: MutableMapping[str, Any], spot: Place, value: float, *, fresh: 
         group[key] = after
     else:
         group[key] = type(group[key])(after if i == index else old for i, old in enumerate(group[key]))
+
+
+class Setter:
+    """Sets a hyperparameter to one number in all groups again and again, as a schedule does in every batch.
+
+    Where it lies is looked up once, and again when the groups are others. What is not a plain number in each of them,
+    or is not wanted of all of them, is left to the careful way.
+
+    Args:
+        opt: the optimizer.
+        name: fastai's name or torch's.
+        careful: sets it whatever there is, `groups.set_hyper`.
+    """
+
+    def __init__(self, opt: Any, name: str, careful: Callable[[Any, str, Any], None]) -> None:
+        self._opt, self._name, self._careful = opt, name, careful
+        self._groups: list[Any] = []
+        self._held: list[tuple[Any, str]] = []
+        self._label, self._check = "", HYPERS["lr"]
+
+    def __call__(self, value: Any) -> None:
+        """Sets it; raises what `groups.set_hyper` raises."""
+        groups = self._opt.param_groups
+        if len(groups) != len(self._groups) or not all(map(is_, groups, self._groups)):
+            self._careful(self._opt, self._name, value)
+            self._look()
+        elif type(value) is float and self._held and all([type(group[key]) is float for group, key in self._held]):  # noqa: C419 -- a list is twice as fast here
+            value = self._check(self._label, value)
+            for group, key in self._held:
+                group[key] = value
+        else:
+            self._careful(self._opt, self._name, value)
+
+    def _look(self) -> None:
+        opt = self._opt
+        self._groups, self._held = list(opt.param_groups), []
+        found = [(group, place(group, self._name)) for group in self._groups]
+        spots = [(group, spot) for group, spot in found if spot is not None]
+        known = name_of(*spots[0])
+        uses = getattr(opt, "uses_hyper", None)
+        single = known in HYPERS and known != "wd" and all(i is None for _, (_, i) in spots)
+        if single and (uses is None or uses(known)):
+            self._held = [(group, key) for group, (key, _) in spots]
+            self._label, self._check = f"{type(opt).__name__}: {known}", HYPERS[known]
 
 
 def _is_number(value: object) -> bool:

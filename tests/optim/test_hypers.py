@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from minilearn.optim import Adadelta, Adam, Lion, RMSProp
-from minilearn.optim.hypers import HYPERS, name_of, named, place, read, write
+from minilearn.optim import SGD, Adadelta, Adam, Lion, RMSProp
+from minilearn.optim.groups import hypers, set_hyper
+from minilearn.optim.hypers import HYPERS, Setter, name_of, named, place, read, write
 
 T = torch.optim
 Make = Callable[..., torch.optim.Optimizer]
+
+
+def parameters() -> list[torch.Tensor]:
+    return [torch.ones(2, 2, requires_grad=True)]
 
 
 def group_of(make: Make, **kwargs: Any) -> dict[str, Any]:
@@ -110,3 +115,52 @@ def test_ranges(name: str, value: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         HYPERS[name](name, value)
     assert str(caught.value) == message
+
+
+def test_what_is_set_again_and_again_is_what_set_hyper_sets() -> None:
+    def opts() -> list[torch.optim.Optimizer]:
+        return [
+            Adam(parameters(), 0.1),
+            SGD(parameters(), 0.1, mom=0.9),
+            torch.optim.Adam(parameters(), lr=0.1),
+            torch.optim.SGD(parameters(), lr=torch.tensor(0.1)),
+        ]
+
+    for name, values in {"lr": (0.2, [0.3], 0.4, 0.5), "mom": (0.5, 0.6, 0.7), "wd": (0.1, 0.2)}.items():
+        for quick, careful in zip(opts(), opts(), strict=True):
+            if name == "mom" and isinstance(careful, torch.optim.SGD):
+                continue
+            setter = Setter(quick, name, set_hyper)
+            for value in values:
+                setter(value)
+                set_hyper(careful, name, value)
+                assert hypers(quick) == hypers(careful)
+
+
+def test_a_setter_sees_groups_that_come_and_numbers_that_become_tensors() -> None:
+    opt = SGD(parameters(), 0.1)
+    setter = Setter(opt, "lr", set_hyper)
+    setter(0.2)
+    setter(0.3)
+    opt.add_param_group({"params": parameters()})
+    setter(0.4)
+    assert [group["lr"] for group in opt.param_groups] == [0.4, 0.4]
+    opt.param_groups[1]["lr"] = rate = torch.tensor(0.0)
+    setter(0.5)
+    assert opt.param_groups[1]["lr"] is rate
+    assert (opt.param_groups[0]["lr"], rate.item()) == (0.5, 0.5)
+    opt.param_groups[:] = [SGD(parameters(), 0.7).param_groups[0]]
+    setter(0.6)
+    assert [group["lr"] for group in opt.param_groups] == [0.6]
+
+
+def test_a_setter_refuses_what_set_hyper_refuses() -> None:
+    setter = Setter(Adam(parameters(), 0.1), "lr", set_hyper)
+    setter(0.2)
+    setter(0.2)
+    with pytest.raises(ValueError, match=r"Adam: lr must be a finite number of at least 0, got -1\.0"):
+        setter(-1.0)
+    setter = Setter(SGD(parameters(), 0.1, mom=0.9), "dampening", set_hyper)
+    setter(0.0)
+    with pytest.raises(ValueError, match="dampening has no effect"):
+        setter(0.5)
