@@ -40,13 +40,13 @@ from minilearn.exported import GRAPH, MANIFEST, WEIGHTS, load_exported
 from minilearn.learner import Learner
 from minilearn.optim import Adam
 from minilearn.sharded_conversions import merge_checkpoint, shard_checkpoint
+from minilearn.sharded_manifest import MANIFEST as SHARDED_MANIFEST
 from minilearn.states import flatten_state
 from minilearn.tensor_files import DTYPES, UNSIGNED
 
-KINDS = ("model", "checkpoint", "sharded", "exported", "weights")
-"""What is damaged, in turn."""
+KINDS = ("model", "checkpoint", "checkpoint", "sharded", "exported", "weights")
+"""What is damaged, in turn; checkpoints twice as often."""
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
-SHARDED_MANIFEST = "manifest.json"
 WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
 AT_A_TIME = 500
 ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
