@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ def loaders(rows: Rows, workers: int) -> DataLoaders:
 KILLED = """
 import time
 from pathlib import Path
+from threading import Thread
 from tests.faults.test_causes import Rows, learner, loaders, still_works
 
 learn = learner(dls=loaders(Rows(Path("."), at=9), 1))
@@ -297,14 +299,17 @@ def test_tensorboard_on_a_full_disk_is_a_warning_and_the_fit_goes_on(tmp_path: P
     log = TensorBoard("run", trace_model=False, log_preds=False)
 
     full = FULL.open("wb", buffering=0)
+    threads: list[Thread] = []
 
     def breaks() -> None:
-        records = log._writer.file_writer.event_writer._async_writer._writer
-        records._writer.close()
-        records._writer = full
+        written_by = log._writer.file_writer.event_writer._async_writer
+        threads.append(written_by._worker)
+        written_by._writer._writer.close()
+        written_by._writer._writer = full
 
     learn = learner(log, Breaks(breaks), path=tmp_path)
     with pytest.warns(RuntimeWarning, match=r"TensorBoard cannot write to .*run \(.*No space left"):
         learn.fit(4)
+    threads[0].join(30)  # its error is this test's and not the next one's
     full.close()
     assert len(learn.recorder.values) == 4
