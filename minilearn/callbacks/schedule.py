@@ -29,8 +29,8 @@ class ParamScheduler(Callback):
     The first batch is at 0, the last at 1 - 1/batches; batches count, not steps, so cancelled ones and those whose
     gradients are gathered for a later step move the schedule too. A fit that begins at `start_epoch` uses just the
     values that the whole fit uses from there on. After the fit, whatever ended it, the optimizer has again what it had
-    before: the next one does not train with a leftover. What was used is in `learn.recorder.hps`. A batch costs 5 µs
-    a name on a CPU, 30 µs where layers have rates of their own.
+    before: the next one does not train with a leftover. What was used is in `learn.recorder.hps`. A batch costs 25 µs
+    a name on a CPU, 50 µs where layers have rates of their own.
 
     Over a loader without a length the share is known at the start of each epoch only, so the schedule moves once an
     epoch; a warning says so.
