@@ -1,11 +1,13 @@
 """The states of all sources of random numbers that belong to nobody, as tensors and plain values, and back."""
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def random_states() -> dict[str, Any]:
@@ -48,17 +50,28 @@ def set_random_states(states: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(states["mps"])
 
 
-def host_states() -> tuple[Any, ...]:
-    """How those of the computer itself stand, without its devices': quick to take, and to send to another process."""
-    return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
+def host_states() -> Tensor:
+    """How those of the computer itself stand, without its devices': as many bytes each time, quick to send."""
+    _, numbers, spare = random.getstate()
+    _, keys, place, has_spare, numpy_spare = np.random.get_state()
+    words = np.concatenate([np.asarray(numbers, dtype=np.uint32), np.asarray(keys, dtype=np.uint32)])
+    others = np.array([math.nan if spare is None else spare, place, has_spare, numpy_spare])
+    parts = words.view(np.uint8), others.view(np.uint8), torch.get_rng_state().numpy()
+    return torch.from_numpy(np.concatenate(parts))
 
 
-def set_host_states(states: tuple[Any, ...]) -> None:
+def set_host_states(states: Tensor) -> None:
     """Puts the random numbers where `host_states` found them."""
-    python, numpy, of_torch = states
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(torch.from_numpy(of_torch))
+    words, others, of_torch = np.split(states.numpy(), [4 * (WORDS + KEYS), 4 * (WORDS + KEYS) + 8 * 4])
+    numbers, keys = np.split(words.view(np.uint32), [WORDS])
+    spare, place, has_spare, numpy_spare = others.view(np.float64).tolist()
+    random.setstate((random.Random.VERSION, tuple(numbers.tolist()), None if math.isnan(spare) else spare))
+    np.random.set_state(("MT19937", keys, int(place), int(has_spare), numpy_spare))
+    torch.set_rng_state(torch.from_numpy(of_torch.copy()))
+
+
+WORDS, KEYS = 625, 624
+"""How many numbers the state of Python's generator has, and that of NumPy's."""
 
 
 def seed_anew(seed: int) -> None:

@@ -341,12 +341,12 @@ def numbers_of_main(generators: Sequence[torch.Generator] = ()) -> Iterator[None
         return
     main = distributed.is_main()
     own = host_states()
-    held = (own, [g.get_state().numpy() for g in generators]) if main else None
-    states, given = distributed.from_main(held)
+    held = [own.clone(), *(generator.get_state() for generator in generators)]
+    distributed.same_as_main(held)
     if not main:
-        set_host_states(states)
-        for generator, state in zip(generators, given, strict=True):
-            generator.set_state(torch.from_numpy(state))
+        set_host_states(held[0])
+        for generator, state in zip(generators, held[1:], strict=True):
+            generator.set_state(state)
     try:
         yield
     finally:
