@@ -25,6 +25,7 @@ from minilearn.managed import callbacks_of
 from minilearn.metrics import as_metrics
 from minilearn.plots import plot_results
 from minilearn.rows import in_rows
+from minilearn.shortcut import shortcut
 from minilearn.tensors import map_tensors
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class PredictingLoop(ScheduledFits, ABC):
             for cb in self.cbs
             if isinstance(cb, (Recorder, ProgressCallback)) or getattr(type(cb), "remove_on_fetch", False)
         ]
-        with self.resting(quiet), self.validation_context([*callbacks_of(cbs), gather]):
+        with self.resting(quiet), self.validation_context([*callbacks_of(cbs), gather]), shortcut(self, gather):
             if self._running:
                 self._validate_aside(loader, with_loss=False)
             else:

@@ -116,7 +116,7 @@ class GatherPreds(Callback):
         ours = isinstance(self.dl, DataLoader)  # its batches are not written to again
         several = share_of(self.dl) is not None
 
-        def part(path: Path | None = None, stem: str = "", hold: bool = False) -> Nested:
+        def part(path: Path | None = None, stem: str = "", hold: bool | None = False) -> Nested:
             def column(name: str) -> Column:
                 if path is not None:
                     return InFile(npy_path(path, stem, name))
@@ -130,7 +130,7 @@ class GatherPreds(Callback):
 
         self._parts = {
             "inputs": part(),
-            "preds": part(self.save_preds, "preds"),
+            "preds": part(self.save_preds, "preds", hold=None),
             "targets": part(self.save_targs, "targs", hold=ours),
             "decoded": part(),
             "losses": (JoinedNested if several else Nested)(lambda name: InMemory(rows, batches)),
@@ -150,17 +150,21 @@ class GatherPreds(Callback):
             for part in parts.values():  # the batch was cancelled before the model saw it, or its rows are another's
                 part.skip()
             return
-        pred, yb = learn.pred, learn.yb
         if self.with_input:
             parts["inputs"].append(_bare(self._inputs))
             self._inputs = None
-        if self.with_targs and yb:
-            parts["targets"].append(_bare(yb))
-        elif share is not None:
+        if share is not None and not (self.with_targs and learn.yb):
             parts["targets"].skip()
         if self._made is None:
             self._made = self._begin()
-        activate, decode = self._made
+        self.take(learn.pred, learn.yb)
+
+    def take(self, pred: Any, yb: tuple[Any, ...]) -> None:
+        """Takes on what the model gave for a batch, and its targets; `after_batch` has taken one on before."""
+        assert self._made is not None
+        parts, (activate, decode) = self._parts, self._made
+        if self.with_targs and yb:
+            parts["targets"].append(_bare(yb))
         if self.with_loss and yb:
             rows = len(pred) if isinstance(pred, Tensor) else batch_size(yb)
             parts["losses"].append(row_losses(self._loss_func, pred, yb, rows))

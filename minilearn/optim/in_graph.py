@@ -99,7 +99,7 @@ class StepInGraph:
         self.opt._count_steps(self.params)
 
     def _parts(self) -> list[tuple[dict[str, Any], Tensors]]:
-        parts = [(group, [p for p in params if p.requires_grad]) for group, params in self.opt._joined()]
+        parts = [(group, [p for p in params if p.requires_grad]) for group, params, *_ in self.opt._joined()]
         return [(group, params) for group, params in parts if params]
 
     def _write(self, group: dict[str, Any], params: Tensors, before: _Written | None) -> _Written:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from operator import is_
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
@@ -17,6 +18,7 @@ from minilearn.optim.lists import fits_fused, in_order, is_heard, untraced
 from minilearn.optim.packs import Pack
 from minilearn.optim.pieces import is_sharded
 from minilearn.optim.shards import Shards, run_gathered
+from minilearn.optim.sparse import step_rows
 from minilearn.optim.steppers import Stepper, l1_reg
 
 
@@ -28,6 +30,15 @@ class _Kind(NamedTuple):
     step: int
     in_order: bool
     sparse: bool
+
+
+class _Joined(NamedTuple):
+    """Groups of the same hyperparameters as one; `run` is the kernel made for these, where it does not count steps."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    kernel: Call | None
+    run: Run | None
 
 
 class Options(TypedDict, total=False):
@@ -83,6 +94,7 @@ class Optimizer(GroupMethods):
         self._ours = all(str(getattr(call.marks, "__module__", None)).startswith("minilearn.") for call in self._calls)
         self._looked_at = self._ours or self._wants_whole
         self._blocks, self._compiler = Blocks(), Compiler()
+        self._held: tuple[list[Any], list[Tensor], list[_Joined]] | None = None
         super().__init__(_some(params), Group(hypers))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -145,7 +157,7 @@ class Optimizer(GroupMethods):
             values.update({name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
         super().__setstate__(state)
         self.defaults, self.param_groups = Group(self.defaults), [Group(group) for group in self.param_groups]
-        self._blocks, self._compiler = Blocks(), self.__dict__.get("_compiler", Compiler())
+        self._blocks, self._compiler, self._held = Blocks(), self.__dict__.get("_compiler", Compiler()), None
         self._look_for_shards()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -167,32 +179,47 @@ class Optimizer(GroupMethods):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)  # half of what `with torch.no_grad()` takes
+        try:
             if self._shards is None:
                 self._move(self._joined())
             else:
                 with self._shards.of_step(self.state):
-                    self._move([(group, self._shards.pieces(params)) for group, params in self._joined()])
+                    self._move([part._replace(params=self._shards.pieces(part.params)) for part in self._joined()])
+        finally:
+            torch.set_grad_enabled(before)
         return loss
 
-    def _move(self, joined: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
-        for group, params in joined:
-            kernel = self._kernel_for(group)
-            for kind, alike, grads in self._alike(params, kernel is not None):
-                self._apply(group, alike, grads, kind, kernel)
+    def _move(self, joined: list[_Joined]) -> None:
+        for part in joined:
+            for kind, alike, grads in self._alike(part.params, part.kernel is not None):
+                self._apply(part, alike, grads, kind)
 
-    def _joined(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        """The groups and their parameters; those of the same hyperparameters as one, which takes half the calls."""
-        joined: list[tuple[dict[str, Any], list[Tensor]]] = []
-        before: list[Any] | None = None
-        for group in self.param_groups:
-            hypers = [group[name] for name in self._hypers]
-            plain = not any([isinstance(value, Tensor) for value in hypers])  # noqa: C419 -- a list is twice as fast
-            if plain and hypers == before:
-                joined[-1] = joined[-1][0], joined[-1][1] + group["params"]
+    def _joined(self) -> list[_Joined]:
+        """The groups and their parameters; those of the same hyperparameters as one, which takes half the calls.
+
+        They are kept from step to step, and made anew where a group has changed.
+        """
+        groups = self.param_groups
+        hypers = [[len(group["params"]), *[group[name] for name in self._hypers]] for group in groups]
+        params = [p for group in groups for p in group["params"]]
+        if self._held is not None:
+            held_hypers, held_params, joined = self._held
+            if hypers == held_hypers and len(params) == len(held_params) and all(map(is_, params, held_params)):
+                return joined
+        joined, before, plain = [], None, True
+        for group, values in zip(groups, hypers, strict=True):
+            fixed = not any(isinstance(value, Tensor) for value in values)
+            if fixed and values[1:] == before:
+                joined[-1] = joined[-1]._replace(params=joined[-1].params + group["params"])
             else:
-                joined.append((group, group["params"]))
-            before = hypers if plain else None
+                kernel = self._kernel_for(group)
+                counts = kernel is None or "step" in kernel.hypers
+                run = None if kernel is None or counts else kernel.stepper(**hypers_of(kernel, group, 0))
+                joined.append(_Joined(group, list(group["params"]), kernel, run))
+            before, plain = values[1:] if fixed else None, plain and fixed
+        self._held = (hypers, params, joined) if plain else None  # a tensor may get another number
         return joined
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -253,10 +280,9 @@ class Optimizer(GroupMethods):
             steps.append(step)
         return steps
 
-    def _apply(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], kind: _Kind, kernel: Call | None
-    ) -> None:
+    def _apply(self, part: _Joined, params: list[Tensor], grads: list[Tensor], kind: _Kind) -> None:
         """Moves parameters that one call can be made for."""
+        group, kernel = part.group, part.kernel
         if self._shards is not None and self._step_whole(group, params, grads, kind):
             return
         on_cpu = kind.device.type == "cpu"
@@ -264,17 +290,18 @@ class Optimizer(GroupMethods):
             usable = kind.in_order and fits_fused(params[0]) and (on_cpu or not kernel.marks.cpu_only)
             kernel = kernel if usable else None
         if kernel is not None and not (on_cpu and kernel.marks.in_blocks):
-            states = states_of(params, list(kernel.states), self._states)
-            kernel.stepper(**hypers_of(kernel, group, kind.step))(params, grads, *states.values())
+            run_all = part.run or kernel.stepper(**hypers_of(kernel, group, kind.step))
+            states = states_of(params, list(kernel.states), self._states) if kernel.states else {}
+            run_all(params, grads, *states.values())
             return
         rules, names = rules_of(self._calls, group, kind.step)
         if not rules:
             return
         if kind.sparse:
             for p in params:
-                self._step_rows(group, p, rules)
+                step_rows(type(self).__name__, group, p, self.state, rules, takes_sparse=self._takes_sparse)
         elif on_cpu:
-            fast = None if kernel is None else kernel.stepper(**hypers_of(kernel, group, kind.step))
+            fast = None if kernel is None else part.run or kernel.stepper(**hypers_of(kernel, group, kind.step))
             self._step_blocks(params, names, rules, fast)
         else:
             block = Block(params, grads, states_of(params, names, self._states))
@@ -324,33 +351,6 @@ class Optimizer(GroupMethods):
         if not self._compiles:
             return None
         return self._compiler.prepare(as_function(names, rules), 2 + len(names), self._says_whole)
-
-    def _step_rows(self, group: dict[str, Any], p: Tensor, rules: Any) -> None:
-        """Moves just those rows of a parameter that its sparse gradient has.
-
-        Raises:
-            ValueError: the rule moves the other rows too.
-        """
-        name, shape = type(self).__name__, tuple(p.shape)
-        if not self._takes_sparse:
-            raise ValueError(f"{name} does not take sparse gradients, got one of shape {shape}; SGD and Adagrad do")
-        moving = [call.only_with for call, _ in rules if call.only_with is not None]
-        if moving:
-            given = ", ".join(f"{hyper}={group[hyper]}" for hyper in moving)
-            raise ValueError(
-                f"{name} takes sparse gradients only without {', '.join(moving)}, which would move every row of the"
-                f" parameter of shape {shape}; got {given}"
-            )
-        assert p.grad is not None
-        grad = p.grad.coalesce()
-        at = tuple(grad.indices())
-        names = [key for call, _ in rules for key in call.states]
-        states = {key: value for key, (value,) in states_of([p], names, self.state).items()}
-        rows, state_rows = p[at], {key: value[at] for key, value in states.items()}
-        run(rules, Block([rows], [grad.values()], {key: [part] for key, part in state_rows.items()}))
-        p[at] = rows
-        for key, value in states.items():
-            value[at] = state_rows[key]
 
 
 _step_untraced = untraced(Optimizer._step)

@@ -488,3 +488,103 @@ def test_momentum_products_of_nadam_do_not_depend_on_who_asked_before() -> None:
     _products.clear()
     for step in (5, 6, 2, 3, 6, 7, 1):
         assert _momentum_product(0.9, 0.004, step) == pytest.approx(naive(step), rel=1e-12)
+
+
+# ---- what is kept from step to step ----
+
+
+def change_rate(opt: Optimizer, params: list[Tensor]) -> None:
+    opt.param_groups[0]["lr"] = 0.5
+
+
+def change_momentum(opt: Optimizer, params: list[Tensor]) -> None:
+    opt.param_groups[1]["mom"] = 0.0
+
+
+def rate_as_a_tensor(opt: Optimizer, params: list[Tensor]) -> None:
+    opt.param_groups[0]["lr"] = torch.tensor(0.1)
+    opt.param_groups[1]["lr"] = torch.tensor(0.1)
+
+
+def fill_the_rate(opt: Optimizer, params: list[Tensor]) -> None:
+    if isinstance(opt.param_groups[0]["lr"], Tensor):
+        opt.param_groups[0]["lr"].fill_(0.3)
+
+
+def move_over(opt: Optimizer, params: list[Tensor]) -> None:
+    """The last parameter of the first group is the first of the second: in all they are the same ones."""
+    opt.param_groups[1]["params"].insert(0, opt.param_groups[0]["params"].pop())
+
+
+def take_out(opt: Optimizer, params: list[Tensor]) -> None:
+    opt.param_groups[0]["params"].pop(0)
+
+
+def exchange(opt: Optimizer, params: list[Tensor]) -> None:
+    """A parameter in place of another."""
+    params[0] = params[0].detach().clone().requires_grad_()
+    opt.param_groups[0]["params"][0] = params[0]
+
+
+def other_precision(opt: Optimizer, params: list[Tensor]) -> None:
+    for p in params:
+        p.data = p.data.double()
+        p.grad = None
+
+
+def another_group(opt: Optimizer, params: list[Tensor]) -> None:
+    params.append(torch.ones(3, requires_grad=True))
+    opt.add_param_group({"params": [params[-1]], "lr": 0.2})
+
+
+CHANGES = [
+    [change_rate],
+    [change_momentum],
+    [rate_as_a_tensor, fill_the_rate, fill_the_rate],
+    [move_over, change_rate],
+    [take_out],
+    [exchange],
+    [other_precision],
+    [another_group],
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: changes[0].__name__)
+def test_changes_between_steps_count_at_once(changes: list[Callable[..., None]]) -> None:
+    def trained(*, kept: bool) -> list[Tensor]:
+        params = [torch.ones(2, 3), torch.ones(4), torch.ones(5)]
+        params = [p.requires_grad_() for p in params]
+        groups = [{"params": params[:2], "wd": 0.1}, {"params": params[2:], "wd": 0.1}]
+        opt = SGD(groups, 0.1, mom=0.9)
+        for i in range(2 * len(changes) + 3):
+            if i % 2 and i // 2 < len(changes):
+                changes[i // 2](opt, params)
+            for p in params:
+                p.grad = torch.full_like(p, 0.1 * (i + 1))
+            if not kept:
+                opt._held = None
+            opt.step()
+        return [p.detach() for p in params]
+
+    assert all(map(torch.equal, trained(kept=True), trained(kept=False)))
+
+
+def test_group_that_changes_is_another_step() -> None:
+    """The test above would pass if nothing changed anything."""
+
+    def trained(changes: list[Callable[..., None]]) -> Tensor:
+        params = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
+        opt = SGD([{"params": params[:1]}, {"params": params[1:]}], 0.1, mom=0.9)
+        for change in [*changes, lambda *_: None]:
+            for p in params:
+                p.grad = torch.ones_like(p)
+            opt.step()
+            change(opt, params)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        opt.step()
+        return torch.cat([p.detach() for p in params])
+
+    plain = trained([])
+    assert not torch.equal(trained([change_rate])[:2], plain[:2])
+    assert not torch.equal(trained([change_momentum])[2:], plain[2:])

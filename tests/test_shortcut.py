@@ -1,0 +1,186 @@
+"""The way of predictions past the events of a batch: who goes it, and that it gives what the loop gives."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minilearn.callback import Callback, CancelBatchException
+from minilearn.data import DataLoader, DataLoaders
+from minilearn.learner import Learner
+from minilearn.loop import Loop
+
+N, BS = 200, 8
+GENERATOR = torch.Generator().manual_seed(2)
+X, Y = torch.randn(N, 3, generator=GENERATOR), torch.randn(N, 1, generator=GENERATOR)
+
+
+def learner(model: nn.Module | None = None, valid: Any = None, loss: Any = F.mse_loss, **kwargs: Any) -> Learner:
+    torch.manual_seed(0)
+    loader = DataLoader((X, Y), BS) if valid is None else valid
+    learn = Learner(DataLoaders(loader, loader, device="cpu"), model or nn.Linear(3, 1), loss, **kwargs)
+    learn.logger = lambda line: None
+    return learn
+
+
+@pytest.fixture
+def the_loops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the batches that went the loop's own way."""
+    gone: list[int] = []
+    own = Loop.one_batch
+
+    def one_batch(self: Loop, i: int, batch: Any) -> None:
+        gone.append(i)
+        own(self, i, batch)
+
+    monkeypatch.setattr(Loop, "one_batch", one_batch)
+    return gone
+
+
+class Listens(Callback):
+    """Hears of each batch of a validation."""
+
+    run_train = False
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def after_pred(self) -> None:
+        self.heard.append(self.iter)
+
+
+def test_nobody_else_listens_so_batches_go_straight_to_the_model(the_loops: list[int]) -> None:
+    learn = learner()
+    preds, targets = learn.get_preds()
+    assert torch.equal(preds, torch.cat([learn.model(x) for x in X.split(BS)]).detach())
+    assert torch.equal(targets, Y)
+    assert 0 < len(the_loops) < 4 < N // BS
+    assert the_loops == list(range(len(the_loops)))
+    assert "one_batch" not in vars(learn)
+
+
+def test_callback_that_listens_hears_of_every_batch(the_loops: list[int]) -> None:
+    learn, listens = learner(), Listens()
+    learn.get_preds(cbs=listens)
+    assert listens.heard == the_loops == list(range(N // BS))
+
+
+@pytest.mark.parametrize("kwargs", [{"with_input": True}, {"with_loss": True}, {"with_decoded": True}])
+def test_what_else_is_asked_for_is_gathered_as_ever(kwargs: dict[str, bool]) -> None:
+    learn = learner()
+    straight, all_the_way = learn.get_preds(**kwargs), learn.get_preds(**kwargs, cbs=Listens())  # type: ignore[arg-type]
+    assert len(straight) == len(all_the_way) == 3
+    assert all(map(torch.equal, straight, all_the_way))
+
+
+def test_activation_is_the_losss() -> None:
+    learn = learner(nn.Linear(3, 4), DataLoader((X, torch.randint(4, (N,), generator=GENERATOR)), BS), F.cross_entropy)
+    preds, _ = learn.get_preds()
+    assert torch.equal(preds, torch.cat([learn.model(x) for x in X.split(BS)]).softmax(-1).detach())
+
+
+def lists() -> list[list[Tensor]]:
+    return [[x, y] for x, y in zip(X.split(BS), Y.split(BS), strict=True)]
+
+
+def now_and_then_without_targets() -> list[Any]:
+    return [(x, y) if i % 3 else x for i, (x, y) in enumerate(zip(X.split(BS), Y.split(BS), strict=True), 1)]
+
+
+@pytest.mark.parametrize("made", [lists, now_and_then_without_targets])
+def test_batches_of_other_loaders_are_taken_as_the_loop_takes_them(made: Callable[[], list[Any]]) -> None:
+    learn = learner(valid=made())
+    straight, all_the_way = learn.get_preds(), learn.get_preds(cbs=Listens())
+    assert all(map(torch.equal, straight, all_the_way))
+    assert torch.allclose(straight[0], learn.model(X).detach())
+
+
+def test_batch_that_fails_is_named_as_ever() -> None:
+    batches = [*lists()[:10], [torch.randn(BS, 5), Y[:BS]]]
+    learn = learner(valid=batches)
+    with pytest.raises(RuntimeError, match="shapes") as caught:
+        learn.get_preds()
+    assert any("validation batch 10 of 11" in note for note in caught.value.__notes__)
+    assert "one_batch" not in vars(learn)
+
+
+class Cancels(nn.Module):
+    """Ends a batch of negative numbers early."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() < 0:
+            raise CancelBatchException
+        return x.sum(1, keepdim=True)
+
+
+def test_batch_that_is_cancelled_within_the_model_is_left_out() -> None:
+    learn = learner(Cancels())
+    preds, targets = learn.get_preds()
+    kept = [(x, y) for x, y in zip(X.split(BS), Y.split(BS), strict=True) if x.sum() >= 0]
+    assert 0 < len(kept) < N // BS
+    assert torch.equal(preds, torch.cat([x.sum(1, keepdim=True) for x, _ in kept]))
+    assert torch.equal(targets, torch.cat([y for _, y in kept]))
+
+
+class WritesOver(nn.Module):
+    """Gives each answer in the same memory."""
+
+    def __init__(self, bs: int) -> None:
+        super().__init__()
+        self.room = torch.empty(bs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sum(x, 1, keepdim=True, out=self.room[: len(x)])
+
+
+def test_answers_that_are_written_over_are_copied_in_time() -> None:
+    preds, _ = learner(WritesOver(BS)).get_preds()
+    assert torch.equal(preds, X.sum(1, keepdim=True))
+
+
+class Gives(nn.Module):
+    """The same answer in another form: an object with `logits`."""
+
+    class Answer:
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+    def forward(self, x: Tensor) -> Any:
+        return Gives.Answer(x.sum(1, keepdim=True))
+
+
+def test_answers_in_objects_are_their_logits() -> None:
+    assert torch.equal(learner(Gives()).get_preds()[0], X.sum(1, keepdim=True))
+
+
+def test_predictions_within_predictions_each_go_their_own_way() -> None:
+    learn = learner()
+    inner: list[Tensor] = []
+
+    class Asks(Callback):
+        run_train = False
+
+        def after_batch(self) -> None:
+            if self.iter == 1 and not inner:
+                inner.append(learn.get_preds(dl=[(X, Y)])[0])
+
+    preds, _ = learn.get_preds(cbs=Asks())
+    assert torch.allclose(preds, inner[0])
+    assert len(preds) == N
+
+
+def test_number_of_the_batch_is_told_where_the_loader_fails() -> None:
+    def breaks() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from ((X[:BS], Y[:BS]) for _ in range(7))
+        raise OSError("the disk is gone")
+
+    class Loader:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return breaks()
+
+    with pytest.raises(OSError, match="gone") as caught:
+        learner(valid=Loader()).get_preds()
+    assert any("while fetching validation batch 7" in note for note in caught.value.__notes__)
