@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 
 from minilearn.batches import own_loss, prediction_of, split_batch, targets_taken
 from minilearn.callback import (
-    EVENTS,
-    IN_BATCH,
     Callback,
     CancelBackwardException,
     CancelBatchException,
@@ -30,6 +28,7 @@ from minilearn.data.position import batches_from
 from minilearn.data.shares import Share, steps
 from minilearn.errors import came_through, did_you_mean
 from minilearn.graphs import call
+from minilearn.handlers import handlers_of
 from minilearn.losses import infer_loss
 from minilearn.optim.foreign import closure, needs_closure
 from minilearn.step import CompiledSteps
@@ -285,21 +284,20 @@ class Loop:
                 raise
 
     def build_handlers(self) -> None:
-        """Looks up, for each event, the methods of just those callbacks that define it."""
+        """Has looked up anew, before the next event, which callbacks define it."""
         self.cbs.sort(key=lambda cb: cb.order)
-        everywhere: dict[str, list[Any]] = {}
-        for cb in self.cbs:
-            for event in EVENTS:
-                if hasattr(type(cb), event):
-                    everywhere.setdefault(event, []).append(getattr(cb, event))
-        self._handlers_of = {
-            training: {
-                event: [h for h in handlers if _runs(h, training)] if event in IN_BATCH else handlers
-                for event, handlers in everywhere.items()
-            }
-            for training in (True, False)
-        }
-        self._handlers = self._handlers_of[self.training]
+        self._forget("_handlers", "_handlers_of")
+
+    @cached_property
+    def _handlers(self) -> dict[str, list[Any]]:
+        return self._handlers_of[self.training]
+
+    @cached_property
+    def _handlers_of(self) -> dict[bool, dict[str, list[Any]]]:
+        return handlers_of(self._listeners())
+
+    def _listeners(self) -> list[Callback]:
+        return self.cbs
 
     # ---- the frame around it ----
 
@@ -390,7 +388,3 @@ def _owner(handler: Callable[[], None]) -> Callback:
 def _whose(handler: Callable[[], None]) -> str:
     """`ClassName.event` of a callback's bound method."""
     return f"{type(_owner(handler)).__name__}.{handler.__name__}"
-
-
-def _runs(handler: Callable[[], None], training: bool) -> bool:
-    return _owner(handler).run_train if training else _owner(handler).run_valid

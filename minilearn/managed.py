@@ -76,14 +76,6 @@ class ManagedLoop(Loop):
             self.remove_cb(cb)
         return self
 
-    def build_handlers(self) -> None:
-        """Looks up what the callbacks do at each event; those whose `run` is False hear of `cleanup_fit` alone."""
-        super().build_handlers()
-        if not all(cb.run for cb in self.cbs):
-            for table in self._handlers_of.values():
-                heard = {event: [h for h in handlers if h.__self__.run] for event, handlers in table.items()}
-                table.update({event: handlers for event, handlers in heard.items() if event != "cleanup_fit"})
-
     def _clean_up(self, error: BaseException | None, fitting: bool) -> None:
         """Cleans up; callbacks that were at rest hear of the next fit."""
         try:

@@ -293,16 +293,9 @@ class PredictingLoop(ScheduledFits, ABC):
             self._at_rest = before
             self.build_handlers()
 
-    def build_handlers(self) -> None:
-        """Looks up, for each event, the methods of just those callbacks that define it, and are not at rest."""
-        everyone = self.cbs
-        everyone.sort(key=lambda cb: cb.order)
-        if self._at_rest:
-            self.cbs = [cb for cb in everyone if not any(cb is resting for resting in self._at_rest)]
-        try:
-            super().build_handlers()
-        finally:
-            self.cbs = everyone
+    def _listeners(self) -> list[Callback]:
+        """The callbacks that are not at rest."""
+        return [cb for cb in super()._listeners() if not any(cb is resting for resting in self._at_rest)]
 
     # ---- beneath ----
 

@@ -528,7 +528,8 @@ def test_error_leaves_no_trace() -> None:
     before, cbs = set(learn.__dict__), list(learn.cbs)
     with pytest.raises(ZeroDivisionError):
         learn.get_preds(cbs=Fails(), with_input=True)
-    assert set(learn.__dict__) - {"_at_rest"} == before - {"_at_rest"}
+    looked_up = {"_at_rest", "_handlers", "_handlers_of"}
+    assert set(learn.__dict__) - looked_up == before - looked_up
     assert learn.cbs == cbs
     assert learn._at_rest == ()
     learn.fit(1)

@@ -167,9 +167,11 @@ def test_history_of_the_last_fit_stays() -> None:
 
 def test_clock_is_gone_afterwards() -> None:
     learn = learner()
-    before = set(vars(learn))
+    looked_up = {"_handlers", "_handlers_of"}
+    before = set(vars(learn)) - looked_up
     learn.profile(3)
-    assert set(vars(learn)) == before
+    assert set(vars(learn)) - looked_up == before
+    assert all(handler.__self__ in learn.cbs for handlers in learn._handlers.values() for handler in handlers)  # type: ignore[attr-defined]
 
 
 def test_no_epoch_ends() -> None:

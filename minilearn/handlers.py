@@ -1,0 +1,33 @@
+"""Which callbacks act at which event: looked up once, so that an event which nobody handles costs nothing."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from minilearn.callback import EVENTS, IN_BATCH, Callback
+
+Handlers = dict[str, list[Callable[[], None]]]
+"""For an event's name, what is called at it, in its order."""
+
+
+def handlers_of(cbs: Iterable[Callback]) -> dict[bool, Handlers]:
+    """In training (True) and in validation (False): the methods of just those callbacks that define the event.
+
+    Args:
+        cbs: in their order. Those whose `run` is False hear of `cleanup_fit` alone.
+    """
+    everywhere: dict[str, list[Any]] = {}
+    for cb in cbs:
+        for event in EVENTS if cb.run else ("cleanup_fit",):
+            if hasattr(type(cb), event):
+                everywhere.setdefault(event, []).append(getattr(cb, event))
+    return {
+        training: {
+            event: [h for h in handlers if _runs(h.__self__, training)] if event in IN_BATCH else handlers
+            for event, handlers in everywhere.items()
+        }
+        for training in (True, False)
+    }
+
+
+def _runs(cb: Callback, training: bool) -> bool:
+    return cb.run_train if training else cb.run_valid
