@@ -120,7 +120,9 @@ def one_job(
         since = since or newest(folder)
         first = since if in_fit else begun
         if done < kills and first >= begun and now - first > part * (took.fit_s if in_fit else took.start_s):
-            if killed(folder, draw.randrange(world)):
+            # A machine whose processes are done is gone, and its rendezvous closed: another's has nobody to meet then.
+            over = nodes > 1 and (folder / "found.json").exists()
+            if not over and killed(folder, draw.randrange(world)):
                 places[place(folder)] += 1
                 done += 1
                 begun, since = time.time(), 0.0
