@@ -161,7 +161,7 @@ def activation_of(loss_func: Callable[..., Any] | None) -> Callable[[Tensor], Te
         return own  # type: ignore[no-any-return]
     if _is_cross_entropy(loss):
         return _softmax
-    return torch.sigmoid if _is_binary(loss) else _unchanged
+    return torch.sigmoid if _is_binary(loss) else unchanged
 
 
 def decodes_of(loss_func: Callable[..., Any] | None) -> Callable[[Tensor], Tensor]:
@@ -178,7 +178,7 @@ def decodes_of(loss_func: Callable[..., Any] | None) -> Callable[[Tensor], Tenso
     if _is_cross_entropy(loss) or loss is F.nll_loss or isinstance(loss, nn.NLLLoss):
         return _largest
     shares = loss is F.binary_cross_entropy or isinstance(loss, nn.BCELoss)
-    return _likely if shares or _is_binary(loss) else _unchanged
+    return _likely if shares or _is_binary(loss) else unchanged
 
 
 def _unwrapped(loss_func: Any) -> Any:
@@ -216,7 +216,8 @@ def _likely(x: Tensor) -> Tensor:
     return x > 0.5
 
 
-def _unchanged(x: Tensor) -> Tensor:
+def unchanged(x: Tensor) -> Tensor:
+    """The very same: where nothing is to be done to predictions."""
     return x
 
 

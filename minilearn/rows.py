@@ -79,15 +79,14 @@ class InMemory(Column):
         rows: how many will come; None where nobody knows.
         batches: in how many batches; None where nobody knows.
         dim: the axis along which batches are joined; any but 0 needs a second copy.
-        hold: whether parts stay as they are, so that small ones may be copied several at once, later; None where it
-            is to be seen by where the first two lie: a model may write each answer into the same memory.
+        hold: whether parts stay as they are, so that small ones may be copied several at once, later; a model's answers
+            do not where it writes each into the same memory.
     """
 
-    def __init__(self, rows: int | None, batches: int | None, dim: int = 0, *, hold: bool | None = False) -> None:
+    def __init__(self, rows: int | None, batches: int | None, dim: int = 0, *, hold: bool = False) -> None:
         super().__init__()
         self._rows, self._batches, self._dim = rows, batches, dim
         self._hold, self._holds = hold, False
-        self._first: Tensor | None = None
         self._held: list[Tensor] = []
         self._blocks: list[Tensor] = []
         self._used: list[int] = []
@@ -115,16 +114,6 @@ class InMemory(Column):
                 self._copy_held()
         else:
             self._blocks[-1][stop - shape[0] : stop] = part
-            if self._hold is None:
-                self._see(part)
-
-    def _see(self, part: Tensor) -> None:
-        """Of the first two parts: whether the second lies elsewhere, with the first still there."""
-        if self._first is None:
-            self._first = part
-        else:
-            self._hold = part.untyped_storage().data_ptr() != self._first.untyped_storage().data_ptr()
-            self._holds, self._first = self._hold and part.nbytes <= HELD_BYTES, None
 
     def _copy_held(self) -> None:
         if self._held:
@@ -139,7 +128,7 @@ class InMemory(Column):
         self._last = part.shape, part.dtype
         if self._dim:
             return
-        self._holds = bool(self._hold) and part.nbytes <= HELD_BYTES
+        self._holds = self._hold and part.nbytes <= HELD_BYTES
         if not self._blocks:
             self._begin(part)
         block = self._blocks[-1]
@@ -185,7 +174,7 @@ class InMemory(Column):
     def discard(self) -> None:
         """Lets go of what was gathered so far."""
         super().discard()
-        self._blocks, self._used, self._held, self._first = [], [], [], None
+        self._blocks, self._used, self._held = [], [], []
 
 
 class InFile(Column):

@@ -33,7 +33,7 @@ def shortcut(learn: Any, gather: GatherPreds) -> Iterator[None]:
     def first(i: int, batch: Any) -> None:
         loops_own(i, batch)
         if _is_alone(learn, gather, batch):
-            held["one_batch"] = _straight(learn, gather, type(batch), loops_own)
+            held["one_batch"] = _straight(learn, gather, batch, loops_own)
         elif i >= LOOKS:
             held["one_batch"] = loops_own
 
@@ -60,19 +60,33 @@ def _is_alone(learn: Any, gather: GatherPreds, batch: Any) -> bool:
     )
 
 
-def _straight(learn: Any, gather: GatherPreds, kind: type[Any], loops_own: Callable[[int, Any], None]) -> Any:
-    model, take = learn.model, gather.take
+def _straight(learn: Any, gather: GatherPreds, batch: Any, loops_own: Callable[[int, Any], None]) -> Any:
+    model, kind, before = learn.model, type(batch), learn.pred
+    may_hold = gather.may_hold(before, batch[1])
 
     def straight(i: int, batch: Any) -> None:
+        nonlocal before, may_hold
         learn.iter = i
         if batch.__class__ is not kind or len(batch) != 2:
+            gather.take_held()
             loops_own(i, batch)
             return
         try:
             pred = model(batch[0])
         except Exception:
+            gather.take_held()
             loops_own(i, batch)
             return
-        take(pred if pred.__class__ is Tensor else prediction_of(pred), (batch[1],))
+        if pred.__class__ is not Tensor:
+            gather.take_held()
+            gather.take(prediction_of(pred), (batch[1],))
+            return
+        if before is not None:  # a model may write each answer into the same memory
+            may_hold = may_hold and pred.untyped_storage().data_ptr() != before.untyped_storage().data_ptr()
+            before = None
+        if may_hold:
+            gather.hold(pred, batch[1])
+        else:
+            gather.take(pred, (batch[1],))
 
     return straight

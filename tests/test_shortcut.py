@@ -141,6 +141,42 @@ def test_answers_that_are_written_over_are_copied_in_time() -> None:
     assert torch.equal(preds, X.sum(1, keepdim=True))
 
 
+class Reuses:
+    """A loader that writes each batch into the same memory."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        x, y = torch.empty(BS, 3), torch.empty(BS, 1)
+        for rows in range(0, N, BS):
+            yield x.copy_(X[rows : rows + BS]), y.copy_(Y[rows : rows + BS])
+
+
+def test_batches_that_are_written_over_are_copied_in_time() -> None:
+    preds, targets = learner(nn.Identity(), Reuses()).get_preds()
+    assert torch.equal(preds, X)
+    assert torch.equal(targets, Y)
+
+
+class Grows(nn.Module):
+    """Answers of another length for each batch, and of another precision for some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        answer = x.sum(1, keepdim=True).expand(-1, 1 + self.calls // 9)
+        return answer.double() if self.calls > 20 else answer
+
+
+def test_rows_of_differing_shapes_are_a_list() -> None:
+    straight, all_the_way = learner(Grows()).get_preds(), learner(Grows()).get_preds(cbs=Listens())
+    assert isinstance(straight[0], list)
+    assert len(straight[0]) == len(all_the_way[0]) == N
+    assert all(map(torch.equal, straight[0], all_the_way[0]))
+    assert {row.dtype for row in straight[0]} == {torch.float32, torch.float64}
+
+
 class Gives(nn.Module):
     """The same answer in another form: an object with `logits`."""
 

@@ -1,10 +1,12 @@
 """Predictions kept: those of a validation as it goes by, and those of any loader after each validation."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minilearn.callback import Callback, Callbacks
@@ -15,9 +17,12 @@ from minilearn.data.order import row_count
 from minilearn.data.shares import share_of
 from minilearn.errors import describe, whole
 from minilearn.joined_rows import FiledNested, JoinedNested
-from minilearn.losses import activation_of, decodes_of, infer_loss, row_losses
+from minilearn.losses import activation_of, decodes_of, infer_loss, row_losses, unchanged
 from minilearn.rows import Column, InFile, InMemory, Nested, npy_path
 from minilearn.tensors import batch_size, cloned
+
+HELD, HELD_BYTES = 64, 1 << 16
+"""How many small parts are put together before they are stored, and how large a small one is at most."""
 
 
 class GatherPreds(Callback):
@@ -94,6 +99,7 @@ class GatherPreds(Callback):
             )
         self._parts: dict[str, Nested] = {}
         self._inputs: Any = None
+        self._held: list[tuple[Tensor, Tensor]] = []
         self._loss_func: Any = None
         self._made: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
 
@@ -116,7 +122,7 @@ class GatherPreds(Callback):
         ours = isinstance(self.dl, DataLoader)  # its batches are not written to again
         several = share_of(self.dl) is not None
 
-        def part(path: Path | None = None, stem: str = "", hold: bool | None = False) -> Nested:
+        def part(path: Path | None = None, stem: str = "", hold: bool = False) -> Nested:
             def column(name: str) -> Column:
                 if path is not None:
                     return InFile(npy_path(path, stem, name))
@@ -130,7 +136,7 @@ class GatherPreds(Callback):
 
         self._parts = {
             "inputs": part(),
-            "preds": part(self.save_preds, "preds", hold=None),
+            "preds": part(self.save_preds, "preds"),
             "targets": part(self.save_targs, "targs", hold=ours),
             "decoded": part(),
             "losses": (JoinedNested if several else Nested)(lambda name: InMemory(rows, batches)),
@@ -175,7 +181,36 @@ class GatherPreds(Callback):
         if self.with_decoded:
             parts["decoded"].append(decode(pred) if isinstance(pred, Tensor) else pred)
 
+    def hold(self, pred: Tensor, target: Tensor) -> None:
+        """`take`, for many small answers that nothing is done to: they are put together first."""
+        if target.__class__ is not Tensor or pred.nbytes > HELD_BYTES or target.nbytes > HELD_BYTES:
+            self.take_held()
+            self.take(pred, (target,))
+            return
+        self._held.append((pred, target))
+        if len(self._held) == HELD:
+            self.take_held()
+
+    def take_held(self) -> None:
+        """Takes on what is held."""
+        held, self._held = self._held, []
+        if not held:
+            return
+        preds, targets = zip(*held, strict=True)
+        if len({pred.dtype for pred in preds}) == len({target.dtype for target in targets}) == 1:
+            with suppress(RuntimeError):  # rows of differing shapes
+                held = [(torch.cat(preds), torch.cat(targets))]
+        for pred, target in held:
+            self.take(pred, (target,))
+
+    def may_hold(self, pred: Tensor, target: Any) -> bool:
+        """Whether `hold` may be called with batches like this one, which are not written to again."""
+        plain = self._made is not None and self._made[0] is unchanged and not (self.with_loss or self.with_decoded)
+        parts = [part for part in (pred, target) if type(part) is Tensor and part.is_cpu and part.ndim]
+        return plain and isinstance(self.dl, DataLoader) and len(parts) == 2
+
     def after_validate(self) -> None:
+        self.take_held()
         for name, part in self._parts.items():
             setattr(self, name, part.result())
         self._parts = {}
@@ -187,7 +222,7 @@ class GatherPreds(Callback):
         """Lets go of a validation that did not come to its end."""
         for part in self._parts.values():
             part.discard()
-        self._parts, self._inputs = {}, None
+        self._parts, self._inputs, self._held = {}, None, []
 
     def _begin(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         """Activation and decoding by the Learner's loss; before it has one, by that which follows from the batch."""
@@ -198,7 +233,7 @@ class GatherPreds(Callback):
             except ValueError:  # none follows: the predictions stay as they are
                 if self.with_loss:
                     raise
-        act = self.act or (activation_of(self._loss_func) if self.own_act else _same)
+        act = self.act or (activation_of(self._loss_func) if self.own_act else unchanged)
         return act, decodes_of(self._loss_func)
 
 
@@ -248,10 +283,6 @@ class FetchPreds(Callback):
             self.preds = learn.get_preds(
                 self.ds_idx, self.dl_of_its_own, self.with_input, self.with_decoded, inner=True, reorder=self.reorder
             )
-
-
-def _same(pred: Any) -> Any:
-    return pred
 
 
 def _bare(parts: Any) -> Any:
