@@ -5,12 +5,28 @@ Runs and callbacks are compared by the processor's time: the differences are sma
 
 import functools
 import gc
+import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 import torch
-from harness import Case, Measured, Outcome, Run, Setting, compared, host_time, middle, same_sums, seconds_text
+from harness import (
+    Case,
+    Measured,
+    Outcome,
+    Run,
+    Setting,
+    compared,
+    host_time,
+    in_process,
+    middle,
+    same_sums,
+    seconds_text,
+)
 from linear import silent
 from torch import Tensor, nn
 
@@ -126,17 +142,27 @@ class Wide(nn.Module):
 
 FEW = 10**2
 """So few parameters that an optimizer's work on them is nothing beside its calls."""
+KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "10000000000", "MALLOC_MMAP_THRESHOLD_": "10000000000"}
+"""Has the C library keep freed memory: whether it does so by itself goes by chance, and is felt by either side."""
 
 
 def parameters(n: int, setting: Setting) -> Measured:
-    """A batch with `n` parameters beside the same by hand, both with the same optimizer.
+    """A batch with `n` parameters beside the same by hand, both with the same optimizer, in a process of its own.
 
     What a Learner's batch takes longer with `FEW` parameters is taken off: the linear model's case holds that against a
     bar of its own. What is left would be above 1 where a Learner did something of its own with each parameter.
     """
+    options = ["--quick"] * setting.quick + ["--trial"] * setting.trial
+    found: dict[str, Any] = in_process("growth.py", n, *options, env=KEEPS_MEMORY)
+    return Measured(**found)
+
+
+def in_turns(n: int, setting: Setting) -> Measured:
+    """`parameters`, in this process."""
+    steps = 20 if n >= 10**8 else setting.of(1_500, 500)
     batch = torch.full((1, 1), 1e-9), torch.ones(1, 1)
 
-    def ours(n: int, steps: int) -> Run:
+    def ours(n: int) -> Run:
         model = Wide(n)
         learn = tiny_learner(Batches(steps))
         learn.model, learn.dls = model, [[batch] * steps]
@@ -147,7 +173,7 @@ def parameters(n: int, setting: Setting) -> Measured:
 
         return run
 
-    def theirs(n: int, steps: int) -> Run:
+    def theirs(n: int) -> Run:
         model = Wide(n)
         opt = SGD(model.parameters(), lr=1e-3)
         x, y = batch
@@ -161,14 +187,13 @@ def parameters(n: int, setting: Setting) -> Measured:
 
         return run
 
-    few = setting.of(2_000, 500)
-    sides = [(side, size, max(5, min(few, 200_000_000 // size))) for side in (ours, theirs) for size in (FEW, n)]
+    sides = [(side, size) for side in (ours, theirs) for size in (FEW, n)]
     seconds: list[list[float]] = [[] for _ in sides]
     for i in range((5 if n >= 10**8 else setting.rounds(15, 5)) + 1):
         outcomes = {}
         for turn in range(len(sides))[:: -1 if i % 2 else 1]:
-            side, size, steps = sides[turn]
-            run = side(size, steps)
+            side, size = sides[turn]
+            run = side(size)
             gc.collect()
             outcomes[turn], took = host_time(run)
             if i:
@@ -197,3 +222,9 @@ CASES = [
         for power in (4, 6, 8)
     ),
 ]  # fmt: skip
+
+
+if __name__ == "__main__":  # the process of a case with parameters
+    torch.set_num_threads(1)
+    options = {"quick": "--quick" in sys.argv, "trial": "--trial" in sys.argv}
+    print(json.dumps(asdict(in_turns(int(sys.argv[1]), Setting(**options)))))

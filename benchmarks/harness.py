@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,14 +159,15 @@ def seconds_text(seconds: Iterable[float], per: float = 1.0) -> str:
     return f"{value / 1e-6:.3g} µs"
 
 
-def in_process(script: str, *arguments: object) -> Any:
-    """What a script of this folder prints last, as JSON, in a fresh process.
+def in_process(script: str, *arguments: object, env: Mapping[str, str] | None = None) -> Any:
+    """What a script of this folder prints last, as JSON, in a fresh process; `env` adds to its environment.
 
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
     command = [sys.executable, "-W", "ignore", str(HERE / script), *map(str, arguments)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    surroundings = {**os.environ, **(env or {})}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=surroundings)
     if done.returncode:
         raise RuntimeError(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
