@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
@@ -185,17 +186,16 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         return not (self.pins() and self.columns[0].is_cpu)  # rows not in pinned memory would have to be waited for
 
     def _lend(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
-        whole_batches = self._gather(columns)
-        first = next(whole_batches, None)
-        if first is None:
+        n, bs = len(columns[0]), self.batch_size or 1
+        n -= n % bs if self.drop_last else 0
+        if not n:
             return
+        first = self.as_given()([column[: min(bs, n)].clone() for column in columns])
         before = changes_of(first)
         yield first
         if changes_of(first) != before:
-            yield from whole_batches
+            yield from islice(self._gather(columns), 1, None)
             return
-        n, bs = len(columns[0]), self.batch_size or 1
-        n -= n % bs if self.drop_last else 0
         with left_as_they_are(columns):
             for start in range(bs, n, bs * CUT_AT_ONCE):
                 cut = [column[start : min(start + bs * CUT_AT_ONCE, n)] for column in columns]

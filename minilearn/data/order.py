@@ -47,13 +47,14 @@ def in_order(dl: Any) -> tuple[Any, Tensor | None]:
     """
     if not _has_rows(dl):
         return dl, None
+    # torch gives a loader that is made with a batch_sampler no batch_size, and a sampler that is never used.
+    own_batches = dl.batch_sampler is not None and (type(dl.batch_sampler) is not BatchSampler or dl.batch_size is None)
+    plain = isinstance(dl.sampler, SequentialSampler)
+    if plain and not dl.drop_last and not own_batches:
+        return dl, None
     with torch.random.fork_rng(devices=[]):
-        # torch gives a loader that is made with a batch_sampler no batch_size, and a sampler that is never used.
-        if dl.batch_sampler is not None and (type(dl.batch_sampler) is not BatchSampler or dl.batch_size is None):
+        if own_batches:
             return _in_its_batches(dl)
-        plain = isinstance(dl.sampler, SequentialSampler)
-        if plain and not dl.drop_last:
-            return dl, None
         shuffled = type(dl.sampler) is RandomSampler and not dl.sampler.replacement
         if plain or (shuffled and dl.sampler.num_samples == len(dl.dataset)):
             return _with_sampler(dl, SequentialSampler(dl.dataset)), None
