@@ -10,9 +10,13 @@ from minilearn.batches import prediction_of
 from minilearn.callback import IN_BATCH
 from minilearn.callbacks.gather_preds import GatherPreds
 from minilearn.data.shares import share_of
+from minilearn.loop import Loop
 
 LOOKS = 3
 """After so many batches it is settled who listens: those that look at a beginning have rested by then."""
+
+ON_THE_WAY = ("one_batch", "event", "_take", "_predict", "_loss")
+"""What a batch goes through in the loop: where somebody's own Learner does one of it otherwise, all batches do."""
 
 
 @contextmanager
@@ -51,8 +55,10 @@ def _is_alone(learn: Any, gather: GatherPreds, batch: Any) -> bool:
     table = learn._handlers
     heard = [(event, handler.__self__) for event in IN_BATCH for handler in table.get(event, ())]
     pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and learn.dls.n_inp in (None, 1)
+    own = all(getattr(type(learn), name) is getattr(Loop, name) for name in ON_THE_WAY)
     return (
         pair
+        and own
         and all(event == "after_batch" and cb is gather for event, cb in heard)
         and learn.compiled is None
         and share_of(learn.dl) is None

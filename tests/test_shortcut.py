@@ -68,6 +68,17 @@ def test_callback_that_listens_hears_of_every_batch(the_loops: list[int]) -> Non
     assert listens.heard == the_loops == list(range(N // BS))
 
 
+def test_learner_that_predicts_in_its_own_way_does_so_for_every_batch() -> None:
+    class Doubles(Learner):
+        def _predict(self, batch: Any) -> Any:
+            return 2 * super()._predict(batch)
+
+    torch.manual_seed(0)
+    loader = DataLoader((X, Y), BS)
+    learn = Doubles(DataLoaders(loader, loader, device="cpu"), nn.Linear(3, 1), F.mse_loss)
+    assert torch.equal(learn.get_preds()[0], torch.cat([2 * learn.model(x) for x in X.split(BS)]).detach())
+
+
 @pytest.mark.parametrize("kwargs", [{"with_input": True}, {"with_loss": True}, {"with_decoded": True}])
 def test_what_else_is_asked_for_is_gathered_as_ever(kwargs: dict[str, bool]) -> None:
     learn = learner()
