@@ -87,6 +87,8 @@ class Optimizer(GroupMethods):
         self._hypers = tuple(hypers)
         self._calls = [read_signature(stepper, hypers) for stepper in (l1_reg, *steppers)]
         self._kernels = [read_signature(kernel, hypers) for kernel in kernels]
+        marks = [call.only_with for call in self._calls if call.only_with is not None]  # as Muon's for its groups
+        self._told_apart_by = tuple(dict.fromkeys([*self._hypers, *marks]))
         self._takes_sparse = sparse
         self._counts_steps = any("step" in call.hypers for call in self._calls)
         self._wants_whole = self._says_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
@@ -202,7 +204,7 @@ class Optimizer(GroupMethods):
         They are kept from step to step, and made anew where a group has changed.
         """
         groups = self.param_groups
-        hypers = [[len(group["params"]), *[group[name] for name in self._hypers]] for group in groups]
+        hypers = [[len(group["params"]), *[group[name] for name in self._told_apart_by]] for group in groups]
         params = [p for group in groups for p in group["params"]]
         if self._held is not None:
             held_hypers, held_params, joined = self._held
@@ -359,6 +361,7 @@ is_contiguous = Tensor.is_contiguous
 
 OWN = (
     "_hypers",
+    "_told_apart_by",
     "_calls",
     "_kernels",
     "_takes_sparse",

@@ -282,3 +282,21 @@ def test_norms_of_a_frozen_layer_are_still_known_when_its_group_is_split() -> No
     learn.freeze()
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained == ["0.1.weight", "0.1.bias", "1.weight", "1.bias"]
+
+
+def test_each_kind_keeps_its_rule_where_both_have_the_same_numbers() -> None:
+    """As in one cycle, which gives all groups the same momentum."""
+
+    def trained(adam_mom: float) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        opt = Muon(model.parameters(), lr=0.01, mom=0.9, adam_mom=adam_mom, adam=[model[-1]])
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(5):
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape, generator=generator)
+            opt.step()
+        return [p.detach() for p in model.parameters()]
+
+    for same, nearly in zip(trained(0.9), trained(0.9 + 1e-9), strict=True):
+        torch.testing.assert_close(same, nearly)
