@@ -45,7 +45,7 @@ faults: $(VENV)/.dev  ## what is promised of runs and files, tried at length: 1,
 	MINILEARN_EVERY_BATCH=1 $(BIN)/python -m pytest tests/faults tests/callbacks/test_checkpoint.py
 	$(BIN)/python benchmarks/checkpoints.py
 
-distributed: $(VENV)/.dev  ## several processes: their figures against one's, 20 kills, memory, overhead; half an hour
+distributed: $(VENV)/.dev  ## several processes: their figures against one's, 20 kills, memory, overhead; most of an hour
 	MINILEARN_DISTRIBUTED=full $(BIN)/python -m pytest tests/distributed
 	$(BIN)/python tests/distributed/kill_restart.py --kills 20
 	$(BIN)/python tests/distributed/kill_restart.py --kills 4 --nodes 2

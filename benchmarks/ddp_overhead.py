@@ -28,11 +28,11 @@ BAR = 1.03
 
 JOBS = {
     "MLP": Job(
-        "MLP", mlp, lambda s: rows_of_digits(s.of(51_200, 10_240), 784), 256, BAR, (45, 3),
+        "MLP", mlp, lambda s: rows_of_digits(s.of(51_200, 10_240), 784), 256, BAR, (121, 3),
         compares="MLP 784–256–64–10, batches of 256 in each of 2 processes, DDP, gloo",
     ),
     "LeNet": Job(
-        "LeNet", lenet, lambda s: rows_of_digits(s.of(6_144, 2_048), 1, 28, 28), 64, BAR, (45, 3),
+        "LeNet", lenet, lambda s: rows_of_digits(s.of(6_144, 2_048), 1, 28, 28), 64, BAR, (121, 3),
         compares="LeNet, batches of 64 in each of 2 processes, DDP, gloo",
     ),
 }  # fmt: skip

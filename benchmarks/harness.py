@@ -173,7 +173,7 @@ def in_process(script: str, *arguments: object, env: Mapping[str, str] | None = 
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def in_processes(processes: int, script: str, *arguments: object, timeout_s: float = 900) -> Any:
+def in_processes(processes: int, script: str, *arguments: object, timeout_s: float = 1800) -> Any:
     """What the first of so many processes, started by torchrun with one thread each, prints last, as JSON.
 
     Raises:

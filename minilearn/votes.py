@@ -9,6 +9,8 @@ from minilearn.job_errors import of_all
 
 EVERY_S = 0.5
 """How far apart two meetings are, by the slowest process's clock."""
+FARTHER = 8
+"""How many times as far as the last the next one may be, so that a quick batch does not put it off for long."""
 NAMES = ("signal", "checkpoint", "diverged", "not finite", "end")
 """What can be asked; "end" is for callbacks that are not minilearn's."""
 
@@ -45,7 +47,7 @@ class Votes:
         self.open, self._where = distributed.world_size() > 1, where
         self._noted, self._agreed, self._heard = {}, {}, {}
         self._coming = None
-        self._held, self._stride, self._left, self._since = 0, 1, 1, time.perf_counter()
+        self._held, self._stride, self._left, self._since = 0, 1, 2, time.perf_counter()  # one batch has been then
 
     def end(self) -> None:
         """The fit has ended."""
@@ -125,8 +127,8 @@ class Votes:
         self._heard |= {name: int(value) for name, value in zip(NAMES, agreed, strict=True) if value}
         for name in self._heard:
             self._noted.pop(name, None)  # the same answer again, while the meeting was on its way
-        # No more than twice as far as the last, so that one quick batch does not put the next meeting off for long.
-        self._stride = self._left = max(1, min(2 * self._stride, int(EVERY_S / max(slowest_s, 1e-6))))
+        stride = min(FARTHER * self._stride, int(EVERY_S / max(slowest_s, 1e-6)))
+        self._stride = self._left = max(1, stride)
         self._held, self._since = self._held + 1, time.perf_counter()
 
 

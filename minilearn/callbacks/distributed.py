@@ -15,6 +15,7 @@ from minilearn.errors import did_you_mean, positive
 from minilearn.job_errors import name_rank
 from minilearn.losses import weights_met
 from minilearn.materialize import materialize
+from minilearn.metrics.joining import is_average
 from minilearn.random_states import seed_anew
 from minilearn.sharding import Classes, checkpoint_activations, classes_of, is_sharded_model, shard_model
 from minilearn.tensors import default_device, existing_device
@@ -43,7 +44,7 @@ class Distributed(Callback):
     - `after_backward`: a parameter that took no part in the first batch is an error, unless `find_unused`.
 
     - `before_batch`: now and then the processes meet, for what they decide together (`votes`).
-    - `after_epoch`: the epoch's row of figures is rank 0's.
+    - `after_epoch`: the epoch's row of figures is rank 0's, where it is not the same in all anyway.
 
     Each process but rank 0 has random numbers of its own for dropout, mixing and the like, and is silent: it prints
     nothing, warns of nothing, and callbacks that are `main_only` do not hear. Its errors are told, with its rank. With
@@ -148,6 +149,8 @@ class Distributed(Callback):
             self._weights = None
             return
         self._weights = self._weights_of(share) if self._weighs.get(learn.training) is not False else None
+        if learn.training and self._weighs.get(True) is False:
+            learn.rest_cb(self, "after_pred")
         if not (learn.training or share.own):
             raise CancelBatchException  # its rows are another process's: here they count for nothing
 
@@ -175,7 +178,8 @@ class Distributed(Callback):
         self.learn.rest_cb(self, "after_backward")
 
     def after_epoch(self) -> None:
-        if values := getattr(getattr(self.learn, "recorder", None), "values", None):
+        values = getattr(getattr(self.learn, "recorder", None), "values", None)
+        if values and not all(map(is_average, self.learn.metrics)):
             # Somebody's own metric may say something else in each process: what stops and saves goes by one row.
             values[-1][:] = distributed.figures_of_main(values[-1])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -56,16 +56,20 @@ def join_all(metrics: Sequence[Metric]) -> None:
     """Puts what all processes of the job have accumulated into each of the metrics."""
     if distributed.world_size() == 1:
         return
-    apart = [metric for metric in metrics if not metric.of_all_rows]
-    averages = [metric for metric in apart if isinstance(metric, AvgMetric) and type(metric).join is AvgMetric.join]
+    averages = [metric for metric in metrics if is_average(metric)]
     join_averages(averages)
-    for metric in apart:
-        if metric not in averages:
+    for metric in metrics:
+        if not (metric.of_all_rows or metric in averages):
             try:
                 metric.join()
             except Exception as error:
                 error.add_note(f"raised by the metric '{metric.name}'")
                 raise
+
+
+def is_average(metric: Metric) -> TypeGuard[AvgMetric]:
+    """Whether a metric is joined by adding up, which gives all processes the same figure to the last bit."""
+    return isinstance(metric, AvgMetric) and type(metric).join is AvgMetric.join and not metric.of_all_rows
 
 
 class AllRows:
