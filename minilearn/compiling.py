@@ -4,7 +4,6 @@ import re
 import types
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -84,24 +83,37 @@ class Compiled:
         Raises:
             CannotCompile: and nothing has been changed.
         """
-        if not self._graphs:
-            return self._call(args)
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return cloned(self._call(args))  # a CUDA graph writes its next results to the same place
+        done = self.again(*args)
+        return self._outside(self._call, args) if done is None else done
 
-    def _call(self, args: tuple[Any, ...]) -> Any:
+    def again(self, *args: Any) -> Any:
+        """What the function returns, by the graph that was made last; None where that is not for these arguments."""
+        way = self._short_cut
+        if way is None or not way.holds(args):
+            return None
         try:
-            if self._short_cut is not None and self._short_cut.holds(args):
-                return self._short_cut.run(*args)
+            return self._outside(way.run, args) if self._graphs else way.run(*args)
+        except Exception as error:
+            if not of_compiler(error):
+                raise
+        return None
+
+    def _outside(self, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Its results in memory of their own: a CUDA graph writes its next ones to the same place."""
+        if not self._graphs:
+            return run(*args)
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return cloned(run(*args))
+
+    def _call(self, *args: Any) -> Any:
+        try:
             if self._called:
                 return self._function(*args)
         except Exception as error:
             if not of_compiler(error):
                 raise
         try:
-            # Off by default in 2.13, where this came: a graph may hold its own backward pass.
-            settings = torch._dynamo.config.patch(trace_autograd_ops=True) if can_hold_backward() else nullcontext()
-            with settings, warnings.catch_warnings():
+            with torch._dynamo.config.patch(_settings()), warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler, about itself
                 result = self._function(*args)
         except Exception as error:
@@ -120,9 +132,11 @@ class _ShortCut:
     """
 
     def __init__(self, function: Any, entry: Any) -> None:
-        self.run: Callable[..., Any] = types.FunctionType(
-            entry.code, function.__globals__, closure=function.__closure__
-        )
+        # The graph is wrapped in what keeps it from being compiled once more, which nobody is about to do here.
+        known = function.__globals__
+        graphs = {name: known[name] for name in entry.code.co_names if name.startswith("__compiled_fn")}
+        graphs = {name: getattr(graph, "_torchdynamo_orig_callable", graph) for name, graph in graphs.items()}
+        self.run: Callable[..., Any] = types.FunctionType(entry.code, {**known, **graphs}, closure=function.__closure__)
         self._guards = entry.guard_manager
         code = function.__code__
         self._names = code.co_varnames[: code.co_argcount]
@@ -142,6 +156,16 @@ class _ShortCut:
     def holds(self, args: tuple[Any, ...]) -> bool:
         """Whether the graph is for these arguments and the state of the world."""
         return bool(self._guards.check({**dict(zip(self._names, args, strict=True)), **self._around}))
+
+
+def _settings() -> dict[str, bool]:
+    """The compiler's settings while a graph is made, of those that this torch knows.
+
+    A graph may hold its own backward pass, which 2.13 brought, off by default; hooks that come to a layer later are
+    heeded; no call is noted for a profiler of the compiler itself, which takes a tenth of a small model's step.
+    """
+    settings = {"trace_autograd_ops": True, "record_runtime_overhead": False, "skip_nnmodule_hook_guards": False}
+    return {name: value for name, value in settings.items() if hasattr(torch._dynamo.config, name)}
 
 
 def can_hold_backward() -> bool:
@@ -165,8 +189,18 @@ OURS = ("programs", "G['__import_minilearn_", "G['__builtins_")
 
 
 def _guards(entries: Sequence[Any]) -> list[bool]:
-    """Which of the compiler's guards are kept; those left out are half of the time of a small model's step."""
-    return [not (one.name.startswith(OURS) or re.match(r"G\['(?!__import_)", one.name)) for one in entries]
+    """Which of the compiler's guards are kept; those left out are more than half of the time of a small model's step.
+
+    Left out are minilearn's own names and what lies in torch's modules: that ``torch.where`` is still what it was.
+    """
+    of_torch = tuple(f"{one.name}." for one in entries if _is_torchs(one.value))
+    return [
+        not (one.name.startswith((*OURS, *of_torch)) or re.match(r"G\['(?!__import_)", one.name)) for one in entries
+    ]
+
+
+def _is_torchs(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] == "torch"
 
 
 def check_compiler(device: torch.device) -> None:

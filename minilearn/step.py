@@ -1,9 +1,9 @@
 """How a batch is carried out with ``compile=True``: as one graph, or the model alone compiled, or as it is."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from minilearn.compiling import CannotCompile, Compiled, can_hold_backward, check_compiler
 from minilearn.errors import warn
@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "before_step", "after_step")
 """The events between a batch's arrival and its end: where a callback can act on the step."""
+
+
+class _Last(NamedTuple):
+    """How a batch was carried out as one graph: where nothing else is new, the graph's guards tell all the rest."""
+
+    handlers: Any
+    model: nn.Module
+    loss_func: Any
+    graph: Compiled
+
+    def is_as_in(self, loop: "Loop") -> bool:
+        """Whether the loop has what it had then."""
+        same = self.handlers is loop._handlers and self.model is loop.model and self.loss_func is loop.loss_func
+        return same and loop._with_loss
 
 
 class CompiledSteps:
@@ -46,6 +60,7 @@ class CompiledSteps:
         """Looks at callbacks, optimizer and shapes anew."""
         self._step: StepInGraph | None = None
         self._handlers: Any = None
+        self._last: dict[bool, _Last] = {}
         self._in_pieces = dict(self._never_whole)
         self._begun: set[bool] = set()
         self._sizes = Sizes()
@@ -57,25 +72,13 @@ class CompiledSteps:
         Returns:
             The prediction and the loss; None where nothing was done.
         """
-        self._size = None
-        if loop.training not in self._begun:
-            self._begun.add(loop.training)
-            kinds = self._sizes.first((loop.xb, loop.yb), loop.training)
-            if (loop.training, kinds, id(loop.model), id(loop.loss_func)) not in self._proven:
-                return None
-        if not self._failed:
-            self._size = self._sizes.graph_for((loop.xb, loop.yb), loop.training)
-        if (
-            self._size is None
-            or not (loop.yb and loop._with_loss)
-            or loop.loss_func is None
-            or self._in_pieces[loop.training]
-            or not self._all_look_on(loop)
-        ):
-            return None
+        self._size, last = None, self._last.get(loop.training)
         try:
-            done = self._train(loop) if loop.training else self._validate(loop)
-            self._proven.add((loop.training, self._size, id(loop.model), id(loop.loss_func)))
+            done = self._carry_out(loop, last.graph) if last is not None and last.is_as_in(loop) else None
+            if done is None and self._may_be_one(loop):
+                done = self._carry_out(loop)
+                if done is not None:
+                    self._proven.add((loop.training, self._size, id(loop.model), id(loop.loss_func)))
             return done
         except TypeError:  # the optimizer cannot be a part of it
             self._in_pieces[loop.training] = True
@@ -86,6 +89,23 @@ class CompiledSteps:
             if not error.in_function:
                 self._give_up(error)
         return None
+
+    def _may_be_one(self, loop: "Loop") -> bool:
+        """Whether the batch may be carried out as one graph; `_size` says then which."""
+        if loop.training not in self._begun:
+            self._begun.add(loop.training)
+            kinds = self._sizes.first((loop.xb, loop.yb), loop.training)
+            if (loop.training, kinds, id(loop.model), id(loop.loss_func)) not in self._proven:
+                return False
+        if not self._failed:
+            self._size = self._sizes.graph_for((loop.xb, loop.yb), loop.training)
+        return (
+            self._size is not None
+            and bool(loop.yb and loop._with_loss)
+            and loop.loss_func is not None
+            and not self._in_pieces[loop.training]
+            and self._all_look_on(loop)
+        )
 
     def predict(self, loop: "Loop") -> Any:
         """The model's answer to the batch, by a graph of its own where there may be one."""
@@ -111,24 +131,32 @@ class CompiledSteps:
             warn(f"compile={self.mode!r}: {self._why}")
             self._why = ""
 
-    def _train(self, loop: "Loop") -> tuple[Any, Tensor] | None:
-        if self._step is None:
-            refuse_hooks(loop.model)
-            self._step = StepInGraph(loop.opt)
-        if loop._needs_closure or not self._step.fits():
-            return None
-        programs, columns = self._step.prepare()
-        if programs is not self._programs:  # rarely: programs are long, so they are told apart by their place alone
-            self._programs = programs
-            self._same_as = self._met.setdefault(programs, programs)
-        graph = self._graph("step", training, loop.model, loop.loss_func, self._same_as)
-        pred, loss = graph(loop.xb, loop.yb, columns)
-        self._step.count()
-        return pred, loss
-
-    def _validate(self, loop: "Loop") -> tuple[Any, Tensor]:
-        pred, loss = self._graph("validation", validation, loop.model, loop.loss_func)(loop.xb, loop.yb)
-        return pred, loss
+    def _carry_out(self, loop: "Loop", last: Compiled | None = None) -> Any:
+        """The prediction and the loss, by a graph of its own or by that of the batch before; None: nothing was done."""
+        args: tuple[Any, ...] = loop.xb, loop.yb
+        if loop.training:
+            if self._step is None:
+                refuse_hooks(loop.model)
+                self._step = StepInGraph(loop.opt)
+            if loop._needs_closure or not self._step.fits():
+                return None
+            programs, columns = self._step.prepare()
+            if programs is not self._programs:  # rarely: programs are long, so they are told apart by their place alone
+                if last is not None:
+                    return None
+                self._programs = programs
+                self._same_as = self._met.setdefault(programs, programs)
+            args = *args, columns
+        if last is not None:
+            done = last.again(*args)
+        else:
+            parts = ("step", training) if loop.training else ("validation", validation)
+            graph = self._graph(*parts, loop.model, loop.loss_func, *([self._same_as] if loop.training else []))
+            done = graph(*args)
+            self._last[loop.training] = _Last(loop._handlers, loop.model, loop.loss_func, graph)
+        if loop.training and self._step is not None and done is not None:
+            self._step.count()
+        return done
 
     def _graph(self, what: str, make: Callable[..., Any], *parts: Any) -> Compiled:
         """A graph made of these parts for batches of this size; kept from fit to fit."""

@@ -399,6 +399,73 @@ def test_a_step_that_was_not_to_be_whole_is_not_tried_again() -> None:
     assert graphs() == made
 
 
+class Scaled(Net):
+    scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * answer(super().forward(x))
+
+
+def answer(pred: Tensor) -> Tensor:
+    return act(pred)
+
+
+act = torch.tanh
+
+
+def sum_of_squares(pred: Tensor, target: Tensor) -> Tensor:
+    return (pred - F.one_hot(target, 3)).pow(2).mean()
+
+
+def swap_loss(learn: Learner) -> None:
+    learn.loss_func = sum_of_squares
+
+
+def swap_global(learn: Learner) -> None:
+    globals()["act"] = torch.sigmoid
+
+
+def add_hook(learn: Learner) -> None:
+    learn.model.head.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+MID_FIT = {
+    "an attribute": lambda learn: setattr(learn.model, "scale", 3.0),
+    "a loss": swap_loss,
+    "a global": swap_global,
+    "a hook": add_hook,
+    "a frozen layer": lambda learn: learn.model.head.requires_grad_(False),
+    "a rate of dropout": lambda learn: setattr(learn.model.body[3], "p", 0.6),
+    "decay": lambda learn: learn.opt.param_groups[0].update(wd=0.3),
+    "an evaluation mode": lambda learn: learn.model.body.eval(),
+}
+
+
+@pytest.mark.parametrize("change", MID_FIT.values(), ids=MID_FIT.keys())
+def test_what_changes_in_the_middle_of_a_fit_is_heeded(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Change(Callback):
+        def before_batch(self) -> None:
+            if (self.training, self.epoch, self.iter) == (True, 1, 2):
+                change(self.learn)
+
+    def go(compile: bool) -> Learner:
+        monkeypatch.setitem(globals(), "act", torch.tanh)
+        learn = learner(compile, model=Scaled, cbs=Change())
+        torch.manual_seed(2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of what cannot be one graph, as with a frozen layer
+            learn.fit(3, 0.01)
+        return learn
+
+    wanted = go(False)
+    assert_same(wanted, go(True))
+    unchanged = learner(False, model=Scaled)
+    monkeypatch.setitem(globals(), "act", torch.tanh)
+    torch.manual_seed(2)
+    unchanged.fit(3, 0.01)
+    assert not torch.equal(unchanged.model.head.weight, wanted.model.head.weight)
+
+
 def test_parts_of_batches_that_are_no_tensors_are_carried_out_as_they_are() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
