@@ -34,6 +34,7 @@ from minilearn.metrics import (
     perplexity,
     rmse,
 )
+from minilearn.metrics.joining import is_average
 
 
 def batch(pred: Tensor, target: Tensor, loss: float = 0.0) -> Any:
@@ -316,3 +317,32 @@ def test_copy_of_an_average_has_sums_of_its_own() -> None:
 
 def test_metrics_are_shown_by_class_and_name() -> None:
     assert repr(AvgMetric(mse)) == "<AvgMetric mse>"
+
+
+class Doubled(AvgMetric):
+    @property
+    def value(self) -> float | None:
+        figure = super().value
+        return None if figure is None else 2 * figure
+
+
+class JoinedElsewise(AvgMetric):
+    def join(self) -> None:
+        super().join()
+
+
+@pytest.mark.parametrize(
+    ("metric", "same_in_all"),
+    [
+        (AvgMetric(mse), True),
+        (AvgLoss(), True),
+        (Perplexity(), True),
+        (AvgSmoothLoss(), False),
+        (ValueMetric(float, "share"), False),
+        (Doubled(mse), False),
+        (JoinedElsewise(mse), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Metric) else str(value),
+)
+def test_figures_of_sums_alone_are_the_same_in_all_processes_by_themselves(metric: Metric, same_in_all: bool) -> None:
+    assert is_average(metric) == same_in_all
