@@ -1,7 +1,7 @@
 """The functions that a compiled Learner makes graphs of, and which batches may share a graph."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,20 @@ def mode_for(mode: bool | str, model: nn.Module, *, whole: bool) -> str:
     params = list(model.parameters())
     small = bool(params) and all(p.is_cuda for p in params) and sum(p.numel() for p in params) <= SMALL
     return "reduce-overhead" if whole and small else "default"
+
+
+class Last(NamedTuple):
+    """How a batch was carried out as one graph: where nothing else is new, the graph's guards tell all the rest."""
+
+    handlers: Any
+    model: nn.Module
+    loss_func: Any
+    graph: Any
+
+    def is_as_in(self, loop: Any) -> bool:
+        """Whether the loop has what it had then."""
+        same = self.handlers is loop._handlers and self.model is loop.model and self.loss_func is loop.loss_func
+        return same and loop._with_loss
 
 
 FEW = 2

@@ -29,5 +29,14 @@ def handlers_of(cbs: Iterable[Callback]) -> dict[bool, Handlers]:
     }
 
 
+IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "before_step", "after_step")
+"""The events between a batch's arrival and its end: where a callback can act on the step."""
+
+
+def all_look_on(handlers: Handlers) -> bool:
+    """Whether no callback acts between a batch's arrival and its end, so that the step may be one graph."""
+    return not any(h.__self__.acts_in_step for event in IN_STEP for h in handlers.get(event, ()))  # type: ignore[attr-defined]
+
+
 def _runs(cb: Callback, training: bool) -> bool:
     return cb.run_train if training else cb.run_valid

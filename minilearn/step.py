@@ -1,36 +1,20 @@
 """How a batch is carried out with ``compile=True``: as one graph, or the model alone compiled, or as it is."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from minilearn.compiling import CannotCompile, Compiled, can_hold_backward, check_compiler
 from minilearn.errors import warn
-from minilearn.graphs import Sizes, call, mode_for, prediction, refuse_hooks, training, validation
+from minilearn.graphs import Last, Sizes, call, mode_for, prediction, refuse_hooks, training, validation
+from minilearn.handlers import all_look_on
 from minilearn.optim.compiled import Program
 from minilearn.optim.in_graph import StepInGraph
 from minilearn.tensors import leaves
 
 if TYPE_CHECKING:
     from minilearn.loop import Loop
-
-IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "before_step", "after_step")
-"""The events between a batch's arrival and its end: where a callback can act on the step."""
-
-
-class _Last(NamedTuple):
-    """How a batch was carried out as one graph: where nothing else is new, the graph's guards tell all the rest."""
-
-    handlers: Any
-    model: nn.Module
-    loss_func: Any
-    graph: Compiled
-
-    def is_as_in(self, loop: "Loop") -> bool:
-        """Whether the loop has what it had then."""
-        same = self.handlers is loop._handlers and self.model is loop.model and self.loss_func is loop.loss_func
-        return same and loop._with_loss
 
 
 class CompiledSteps:
@@ -60,7 +44,7 @@ class CompiledSteps:
         """Looks at callbacks, optimizer and shapes anew."""
         self._step: StepInGraph | None = None
         self._handlers: Any = None
-        self._last: dict[bool, _Last] = {}
+        self._last: dict[bool, Last] = {}
         self._in_pieces = dict(self._never_whole)
         self._begun: set[bool] = set()
         self._sizes = Sizes()
@@ -77,8 +61,7 @@ class CompiledSteps:
             done = self._carry_out(loop, last.graph) if last is not None and last.is_as_in(loop) else None
             if done is None and self._may_be_one(loop):
                 done = self._carry_out(loop)
-                if done is not None:
-                    self._proven.add((loop.training, self._size, id(loop.model), id(loop.loss_func)))
+                self._proven.add((loop.training, self._size, id(loop.model), id(loop.loss_func)))
             return done
         except TypeError:  # the optimizer cannot be a part of it
             self._in_pieces[loop.training] = True
@@ -144,23 +127,20 @@ class CompiledSteps:
             if programs is not self._programs:  # rarely: programs are long, so they are told apart by their place alone
                 if last is not None:
                     return None
-                self._programs = programs
-                self._same_as = self._met.setdefault(programs, programs)
+                self._programs, self._same_as = programs, self._met.setdefault(programs, programs)
             args = *args, columns
         if last is not None:
             done = last.again(*args)
         else:
             parts = ("step", training) if loop.training else ("validation", validation)
             graph = self._graph(*parts, loop.model, loop.loss_func, *([self._same_as] if loop.training else []))
-            done = graph(*args)
-            self._last[loop.training] = _Last(loop._handlers, loop.model, loop.loss_func, graph)
+            done, self._last[loop.training] = graph(*args), Last(loop._handlers, loop.model, loop.loss_func, graph)
         if loop.training and self._step is not None and done is not None:
             self._step.count()
         return done
 
     def _graph(self, what: str, make: Callable[..., Any], *parts: Any) -> Compiled:
-        """A graph made of these parts for batches of this size; kept from fit to fit."""
-        # A graph holds its parts, so that no other object gets the number of one of them.
+        """A graph made of these parts for batches of this size; both are kept, so that no other part has its number."""
         key = (what, self._size, *map(id, parts))
         if key not in self._graphs:
             self._graphs[key] = Compiled(make(*parts), mode_for(self.mode, parts[0], whole=what == "step"))
@@ -169,7 +149,5 @@ class CompiledSteps:
     def _all_look_on(self, loop: "Loop") -> bool:
         """Whether no callback acts between a batch's arrival and its end."""
         if loop._handlers is not self._handlers:
-            self._handlers = loop._handlers
-            acting = (h for event in IN_STEP for h in loop._handlers.get(event, ()))
-            self._look_on = not any(handler.__self__.acts_in_step for handler in acting)
+            self._handlers, self._look_on = loop._handlers, all_look_on(loop._handlers)
         return self._look_on

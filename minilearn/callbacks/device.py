@@ -1,5 +1,6 @@
 """The model and each batch on the device, and the batch's transforms there."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class DevicePlacement(Callback):
     def _place_model(self) -> "Mover":
         target = existing_device(self.device or self.dls.device or default_device())
         for part in (self.model, self.learn.loss_func, *self.dls.batch_tfms):  # a loss or a transform may hold weights
-            if isinstance(part, nn.Module):
+            if isinstance(part, nn.Module) and not is_on(part, target):
                 part.to(target)
         if self._move is None or self._move.device != target:
             self._move = Mover(target)
@@ -143,6 +144,15 @@ class Mover:
             finally:
                 work.wait_stream(self._side)  # whatever happens: the room's memory is the work stream's
         return [moved.get(i, part) for i, part in enumerate(parts)]
+
+
+def is_on(module: nn.Module, device: torch.device) -> bool:
+    """Whether moving a module to a device would change nothing: a tenth of the time of moving it all the same.
+
+    Where one of its modules has a way of its own to be moved, only that can tell.
+    """
+    own_way = any(type(m)._apply is not nn.Module._apply or type(m).to is not nn.Module.to for m in module.modules())
+    return not own_way and all(tensor.device == device for tensor in chain(module.parameters(), module.buffers()))
 
 
 def _are_on_cpu(parts: tuple[Any, ...]) -> bool:

@@ -121,6 +121,8 @@ class Divergence(Callback):
         for name, value in state.items():
             if name != "restores":
                 setattr(self, f"_{name}", copy.deepcopy(value))
+        if self.restores and "learn" in self.__dict__:
+            self.learn.build_handlers()
 
     # ---- the events ----
 
@@ -144,6 +146,8 @@ class Divergence(Callback):
         watching = self._recorder is not None and self.on_divergence == "restore"
         if watching and weights_are_finite(self._trained().values()):
             self._kept = self._keep()
+        if not self.restores:  # `_go_back` and `load_state_dict` wake them
+            self.learn.rest_cb(self, "before_batch", "after_step")
 
     def before_batch(self) -> None:
         if self.restores:
@@ -355,6 +359,7 @@ class Divergence(Callback):
             cb.load_state_dict(copy.deepcopy(state))
         recorder.forgive(kept["loss"])
         self.restores += 1
+        learn.build_handlers()
         self._next = len(recorder.arrived) + LOOK_EVERY
 
     def _slow_down(self) -> None:

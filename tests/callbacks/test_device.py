@@ -1,5 +1,7 @@
 """Model and batches on the device that was asked for. "meta" stands for one that is not the CPU."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch import nn
 
 from minilearn.callback import Callback, CancelFitException
 from minilearn.callbacks import DevicePlacement
-from minilearn.callbacks.device import SIDE_BYTES, Mover, is_room_for, is_worth_a_stream
+from minilearn.callbacks.device import SIDE_BYTES, Mover, is_on, is_room_for, is_worth_a_stream
 from minilearn.data import DataLoaders, IntToFloat, digits
 from minilearn.learner import Learner
 from minilearn.tensors import default_device
@@ -232,3 +234,15 @@ def test_room_on_the_gpu_is_let_go_after_the_fit() -> None:
     learn = fit_quietly(DataLoaders.from_tensors(x, y, bs=1024), nn.Linear(1024, 1))
     (placement,) = [cb for cb in learn.cbs if isinstance(cb, DevicePlacement)]
     assert placement._move is None
+
+
+def test_a_model_that_is_where_it_should_be_is_not_moved() -> None:
+    class OwnWay(nn.Linear):
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:
+            return super()._apply(fn, recurse)
+
+    cpu = torch.device("cpu")
+    assert is_on(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), cpu)
+    assert not is_on(nn.Linear(2, 2, device="meta"), cpu)
+    assert not is_on(nn.Sequential(nn.Linear(2, 2), OwnWay(2, 2)), cpu)
+    assert not is_on(nn.LSTM(2, 2), cpu)  # lays its weights together when it is moved

@@ -7,7 +7,7 @@ from doc_pages import ROOT
 
 import minilearn.all
 from minilearn.callback import EVENTS, Callback
-from minilearn.step import IN_STEP
+from minilearn.handlers import IN_STEP
 
 PAGE = (ROOT / "docs" / "callbacks.md").read_text()
 
