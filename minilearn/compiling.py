@@ -191,12 +191,23 @@ OURS = ("programs", "G['__import_minilearn_", "G['__builtins_")
 def _guards(entries: Sequence[Any]) -> list[bool]:
     """Which of the compiler's guards are kept; those left out are more than half of the time of a small model's step.
 
-    Left out are minilearn's own names and what lies in torch's modules: that ``torch.where`` is still what it was.
+    Left out are minilearn's own names and what lies in torch's modules: that ``torch.where`` is still what it was; and
+    what `are_tensors_hooked` tells sooner.
     """
     of_torch = tuple(f"{one.name}." for one in entries if _is_torchs(one.value))
     return [
-        not (one.name.startswith((*OURS, *of_torch)) or re.match(r"G\['(?!__import_)", one.name)) for one in entries
+        not (one.name.startswith((*OURS, *of_torch)) or re.match(r"G\['(?!__import_)", one.name))
+        and one.guard_type != "AUTOGRAD_SAVED_TENSORS_HOOKS"
+        for one in entries
     ]
+
+
+def are_tensors_hooked() -> bool:
+    """Whether ``torch.autograd.graph.saved_tensors_hooks`` is at work, which a graph would know nothing of."""
+    return _top_hooks is not None and _top_hooks(True) is not None
+
+
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def _is_torchs(value: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from minilearn.compiling import CannotCompile, Compiled, can_hold_backward, check_compiler
+from minilearn.compiling import CannotCompile, Compiled, are_tensors_hooked, can_hold_backward, check_compiler
 from minilearn.errors import warn
 from minilearn.graphs import Last, Sizes, call, mode_for, prediction, refuse_hooks, training, validation
 from minilearn.handlers import all_look_on
@@ -57,6 +57,8 @@ class CompiledSteps:
             The prediction and the loss; None where nothing was done.
         """
         self._size, last = None, self._last.get(loop.training)
+        if are_tensors_hooked():
+            return None
         try:
             done = self._carry_out(loop, last.graph) if last is not None and last.is_as_in(loop) else None
             if done is None and self._may_be_one(loop):
@@ -82,13 +84,8 @@ class CompiledSteps:
                 return False
         if not self._failed:
             self._size = self._sizes.graph_for((loop.xb, loop.yb), loop.training)
-        return (
-            self._size is not None
-            and bool(loop.yb and loop._with_loss)
-            and loop.loss_func is not None
-            and not self._in_pieces[loop.training]
-            and self._all_look_on(loop)
-        )
+        has_loss = loop.yb and loop._with_loss and loop.loss_func is not None
+        return bool(self._size and has_loss) and not self._in_pieces[loop.training] and self._all_look_on(loop)
 
     def predict(self, loop: "Loop") -> Any:
         """The model's answer to the batch, by a graph of its own where there may be one."""

@@ -399,6 +399,30 @@ def test_a_step_that_was_not_to_be_whole_is_not_tried_again() -> None:
     assert graphs() == made
 
 
+def test_hooks_on_what_is_saved_for_backward_are_called() -> None:
+    saved = []
+
+    def pack(x: Tensor) -> Tensor:
+        saved.append(x.shape)
+        return 2 * x if x.is_floating_point() else x
+
+    def go(compile: bool) -> Learner:
+        learn = learner(compile)
+        learn.fit(1, 0.01)
+        torch.manual_seed(2)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            learn.fit(1, 0.01)
+        learn.fit(1, 0.01)
+        return learn
+
+    torch.manual_seed(2)
+    wanted, times = go(False), len(saved)
+    torch.manual_seed(2)
+    assert_same(wanted, go(True))
+    assert times
+    assert len(saved) == 2 * times
+
+
 class Scaled(Net):
     scale = 1.0
 

@@ -373,12 +373,10 @@ class Recorder(Callback):
     def _take(self, loss: float, hypers_then: list[Any]) -> None:
         """Takes on a training loss that has arrived from the device."""
         batch = self._smooth_loss.count
-        self._smooth_loss.update(loss)
+        smooth = self._smooth_loss.update(loss)
         if self.nan_at is None and not math.isfinite(loss):
             self.nan_at = batch
         if batch % self.stride == 0:
-            smooth = self._smooth_loss.value
-            assert smooth is not None
             self._losses.append(smooth)
             for column, value in zip(self._columns, hypers_then, strict=True):
                 column.append(value if value.__class__ is float else float(value))

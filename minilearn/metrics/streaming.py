@@ -266,10 +266,11 @@ class AvgSmoothLoss(Metric):
         self._late.clear()
         self.count, self._average = int(state["count"]), state["average"]
 
-    def update(self, loss: float, _: object = None) -> None:
-        """Takes on a loss that has been read already."""
+    def update(self, loss: float, _: object = None) -> float:
+        """Takes on a loss that has been read already; gives the average with it."""
         self.count += 1
         self._average = self.beta * self._average + (1 - self.beta) * loss
+        return self._average / (1 - self.beta**self.count)
 
     @property
     def value(self) -> float | None:
