@@ -59,9 +59,11 @@ class Compiled:
     Args:
         function: works on tensors, and changes nothing but tensors.
         mode: one of `MODES`.
+        any_size: whether it is to be for tensors of any sizes, where they are marked as dynamic. Else the compiler
+            would remember other sizes of other models, whose functions are called the same, and be slower by half.
     """
 
-    def __init__(self, function: Callable[..., Any], mode: str) -> None:
+    def __init__(self, function: Callable[..., Any], mode: str, any_size: bool = False) -> None:
         # The compiler counts for each piece of code how often it has compiled it, and gives up after a few times.
         own: Any = types.FunctionType(
             function.__code__.replace(),
@@ -71,7 +73,9 @@ class Compiled:
         options = {**torch._inductor.list_mode_options(mode), "fallback_random": True}
         if can_hold_backward():  # so new a torch knows this option too
             options["guard_filter_fn"] = _guards
-        self._function: Callable[..., Any] = torch.compile(own, fullgraph=True, options=options)
+        self._function: Callable[..., Any] = torch.compile(
+            own, fullgraph=True, dynamic=None if any_size else False, options=options
+        )
         self._own = own
         self._graphs = mode in CUDA_GRAPHS
         self._called = False

@@ -140,7 +140,8 @@ class CompiledSteps:
         """A graph made of these parts for batches of this size; both are kept, so that no other part has its number."""
         key = (what, self._size, *map(id, parts))
         if key not in self._graphs:
-            self._graphs[key] = Compiled(make(*parts), mode_for(self.mode, parts[0], whole=what == "step"))
+            mode = mode_for(self.mode, parts[0], whole=what == "step")
+            self._graphs[key] = Compiled(make(*parts), mode, any_size=self._size == "any")
         return self._graphs[key]
 
     def _all_look_on(self, loop: "Loop") -> bool:

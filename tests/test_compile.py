@@ -1,6 +1,7 @@
 """`Learner(compile=True)`: the numbers, events and files of a Learner without it, few graphs, and no wrong answer."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -293,6 +294,21 @@ def test_batches_of_ever_other_sizes_take_three_graphs_at_most() -> None:
 class Breaks(Net):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if x.sum() > -1e9 else -x)
+
+
+def test_another_models_sizes_are_none_of_a_graphs() -> None:
+    def sizes_of_graphs(bs: int) -> list[str]:
+        x, y = torch.randn(96, 6), torch.randint(0, 3, (96,))
+        dls = DataLoaders.from_tensors(x, y, x, y, bs=bs)
+        learn = Learner(dls, nn.Linear(6, 3), opt_func=SGD, loss_func=F.cross_entropy, compile=True)
+        with learn.no_logging():
+            learn.fit(2, 0.01)
+        assert learn.compiled is not None
+        guards = [str(graph._short_cut._guards) for graph in learn.compiled._graphs.values() if graph._short_cut]
+        return re.findall(r"check_tensor\(L\['xb'\]\[0\].* size=(\[.*?\])", "\n".join(guards))
+
+    for bs in (32, 48, 16):
+        assert sizes_of_graphs(bs) == 2 * [f"[{bs}, 6]"]
 
 
 def test_a_graph_break_is_named_once_and_the_fit_goes_on_as_it_is() -> None:
