@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from harness import Case, Measured, Outcome, Run, Setting, in_processes, race
+from harness import Case, Measured, Outcome, Run, Setting, in_processes, leave, race
 from models import LR, Data, Job, learner, lenet, mlp, outcome, rows_of_digits, torchs_sgd
 from torch import Tensor, nn
 
@@ -107,7 +107,7 @@ def process(job: Job, setting: Setting) -> None:
     found = race(ours, theirs, setting.rounds(*job.rounds), per=EPOCHS, tolerance=job.eager_tolerance, clock=together)
     if dist.get_rank() == 0:
         print(json.dumps(asdict(found)))
-    dist.destroy_process_group()
+    leave()
 
 
 def measure(job: Job, setting: Setting) -> Measured:

@@ -1,5 +1,6 @@
 """The table of a run: the cases one after the other, a line for each, and what stands above and below them."""
 
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def carried_out(cases: Sequence[Case], setting: Setting) -> tuple[list[str], lis
     for case in cases:
         print(f"{case.name:34s} ", end="", flush=True)
         started = time.perf_counter()
+        if compiler := sys.modules.get("torch._dynamo"):
+            compiler.reset()  # it remembers sizes by a function's name, so that one case's would slow the next one's
         try:
             measured = case.measure(setting)
         except Skip as why:
