@@ -154,7 +154,7 @@ class _ShortCut:
         try:
             entries = torch._dynamo.eval_frame._debug_get_cache_entry_list(function.__code__)
             return cls(function, entries[0])
-        except (AttributeError, IndexError, RuntimeError, TypeError):
+        except (AttributeError, LookupError, RuntimeError, TypeError):
             return None
 
     def holds(self, args: tuple[Any, ...]) -> bool:
