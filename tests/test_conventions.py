@@ -62,6 +62,7 @@ ROOM_ORDER = {
         "hypers",
         "groups",
         "calls",
+        "apart",
         "shards",
         "sparse",
         "optimizer",

@@ -26,8 +26,11 @@ SMALL = 1 << 14
 """Parameters of at most so many elements are put together: what a call costs is felt up to there."""
 
 
-MANY: dict[Gather, int] = {"nothing": 8, "grads": 2, "all": 8}
-"""How many blocks' worth of small parameters are put together: the more, the fewer calls, and the less stays cached."""
+FEW, MANY = 2, 16
+"""How many blocks' worth of small parameters are put together: the more, the fewer calls, and the less stays cached.
+
+Few for rules of several steps, which go over the same memory again; many for a program, a call of which takes long.
+"""
 
 
 class Block(NamedTuple):
@@ -48,7 +51,14 @@ class Blocks:
         self._planned: dict[int, tuple[int, ...]] = {}
 
     def over(
-        self, params: Tensors, names: list[str], states: States, *, cut: bool = True, gather: Gather = "grads"
+        self,
+        params: Tensors,
+        names: list[str],
+        states: States,
+        *,
+        cut: bool = True,
+        gather: Gather = "grads",
+        several: int = FEW,
     ) -> Iterator[Block]:
         """The parameters block by block; a block's memory is only good until the next one.
 
@@ -58,10 +68,11 @@ class Blocks:
             states: each parameter's pieces of state.
             cut: whether a large parameter may be cut.
             gather: what of parameters that are put together is laid together too, beside their state.
+            several: how many blocks' worth of small parameters are put together.
         """
         dtype = params[0].dtype
         scratch = self._scratch.setdefault(dtype, Scratch(dtype, BLOCK))
-        plan = self._plan_of(params, scratch, BLOCK * MANY[gather])
+        plan = self._plan_of(params, scratch, BLOCK * several)
         # All are cut before the first is worked on: what that looks at would be out of the cache again by the next one.
         blocks = [block for p in plan.large for block in self._cut_of(p, scratch, cut).blocks(p, names, states)]
         for block in blocks:

@@ -35,6 +35,16 @@ def rules_of(calls: list[Call], group: dict[str, Any], step: int) -> tuple[list[
     return rules, list(dict.fromkeys(name for call in asked for name in call.states))
 
 
+def name_of(rules: list[Rule]) -> Any:
+    """The steppers and their hyperparameters, to be compared; None where they do something else in each step."""
+    hypers = [pair for _, hypers in rules for pair in hypers.items()]
+    plain = all([isinstance(value, PLAIN) and name != "step" for name, value in hypers])  # noqa: C419 -- twice as fast
+    return (*[call.stepper for call, _ in rules], *hypers) if plain else None
+
+
+PLAIN = (int, float, str, type(None))
+
+
 def as_function(names: list[str], rules: list[Rule]) -> Callable[..., None]:
     """The steppers as one function of lists: parameters, gradients and each piece of state."""
 

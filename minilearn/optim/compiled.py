@@ -19,13 +19,13 @@ from torch import Tensor
 from minilearn.errors import warn
 
 
-class _Value(NamedTuple):
+class Value(NamedTuple):
     """In an operation's arguments: the result of an operation before it, or an input."""
 
     number: int
 
 
-class _Scalar(NamedTuple):
+class Scalar(NamedTuple):
     """In an operation's arguments: a plain number, given in each step anew."""
 
     number: int
@@ -75,10 +75,10 @@ class Recording:
 
     def _write(self, arg: Any, counts: bool) -> Any:
         if isinstance(arg, StandIn):
-            return _Value(arg.number)
+            return Value(arg.number)
         if isinstance(arg, float) or (counts and type(arg) is int):
             self.scalars.append(float(arg))
-            return _Scalar(len(self.scalars) - 1)
+            return Scalar(len(self.scalars) - 1)
         hash(arg)  # what cannot be a part of the program's name cannot be compiled
         return arg
 
@@ -158,9 +158,9 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _read(arg: Any, values: Sequence[Any], scalars: Tensor) -> Any:
-    if isinstance(arg, _Value):
+    if isinstance(arg, Value):
         return values[arg.number]
-    return scalars[arg.number] if isinstance(arg, _Scalar) else arg
+    return scalars[arg.number] if isinstance(arg, Scalar) else arg
 
 
 def result_of(op: Operation, values: Sequence[Any], scalars: Tensor) -> Any:
@@ -288,24 +288,36 @@ class Compiler:
 
     def __init__(self) -> None:
         self.failed = False
+        self._kept: dict[Any, Prepared] = {}
 
-    def prepare(self, rule: Callable[..., None], columns: int, whole: bool = False) -> Prepared | None:
+    def prepare(
+        self, rule: Callable[..., None], columns: int, whole: bool = False, name: Any = None
+    ) -> Prepared | None:
         """Writes down what a rule does; None where that cannot be compiled.
 
         Args:
             rule: called with a list of one stand-in for each column, does what the steppers do.
             columns: parameters, gradients and pieces of state: how many there are.
             whole: whether the rule may measure a parameter; it must then be run on parameters one by one.
+            name: a rule of the same name does the same: it is not written down again. None for one that has none.
         """
         if self.failed:
             return None
+        prepared = self._kept.get(name)
+        if prepared is not None:
+            return prepared
         try:
             recording = Recording(columns)
             rule(*([one] for one in list(recording.inputs)))
-            return Prepared(recording.program(), recording.scalars, whole, {})
+            prepared = Prepared(recording.program(), recording.scalars, whole, {})
         except Exception as error:
             self._give_up(error)
             return None
+        if name is not None:
+            if len(self._kept) >= MAX_PROGRAMS:  # a schedule gives a rule another name in each step
+                self._kept.clear()
+            self._kept[name] = prepared
+        return prepared
 
     def run(self, prepared: Prepared | None, columns: Sequence[Sequence[Tensor]]) -> bool:
         """Carries out a rule on parameters.

@@ -176,7 +176,7 @@ def lion(*, lr: float, mom: float, avg_mom: float, wd: float) -> Run:
 
     def run(params: Tensors, grads: Tensors, grad_avg: Tensors) -> None:
         direction = lists.copy(grads, like=grad_avg)
-        average(direction, grads, grad_avg)
+        average(lists.as_one(direction), lists.as_one(direction), lists.as_one(grad_avg))
         lists.sign_(direction)
         move(params, direction)
 

@@ -128,6 +128,11 @@ def copy(a: Tensors, like: Tensors | None = None) -> Tensors:
     return [part.clone() for part in a]
 
 
+def as_one(a: Tensors) -> Tensors:
+    """Tensors that lie together in memory as one, which a kernel is sooner called with."""
+    return [a.flat] if isinstance(a, Pack) else a
+
+
 def zeros(like: Tensors) -> Tensors:
     """Zeros."""
     if isinstance(like, Pack):

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypedDict, cast
 import torch
 from torch import Tensor
 
-from minilearn.optim.blocks import Block, Blocks, Gather, states_of
-from minilearn.optim.calls import Call, Rule, as_function, columns_of, hypers_of, read_signature, rules_of, run
+from minilearn.optim.apart import apart
+from minilearn.optim.blocks import FEW, MANY, SMALL, Block, Blocks, Gather, states_of
+from minilearn.optim.calls import Call, Rule, as_function, columns_of, hypers_of, name_of, read_signature, rules_of, run
 from minilearn.optim.compiled import Compiler, Prepared, looks_at_whole
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS, Group
@@ -334,15 +335,19 @@ class Optimizer(GroupMethods):
             self._looked_at = True
             # A rule of the user's own that measures a parameter, and does not say so, would measure pieces of it.
             self._wants_whole = looks_at_whole(as_function(names, rules), 2 + len(names))
-        together = self._compiles and not self._says_whole  # one length is measured of what a program is given
-        gather: Gather = "nothing" if fast else "all" if together else "grads"
-        cut = not (self._wants_whole or self._compiles)
-        prepared = None
-        for block in self._blocks.over(params, names, self._states, cut=cut, gather=gather):
-            if self._compiles and isinstance(block.params, Pack):
-                prepared = prepared or self._prepared(names, rules)
-                if self._compiler.run(prepared, columns_of(block)):
+        # Of a `whole` rule a program is given no small parameters: of what lies together it would measure one length.
+        together = self._compiles and not (fast or self._says_whole)
+        all_small = max(map(numel, params)) <= SMALL  # else the program for the large ones does for the small ones too
+        prepared = self._prepared(names, rules) if together or not all_small else None
+        parted = apart(prepared) if prepared and together and all_small and fits_fused(params[0]) else None
+        gather: Gather = "nothing" if fast else "all" if together and not parted else "grads"
+        cut, several = not (self._wants_whole or self._compiles), MANY if together else FEW
+        for block in self._blocks.over(params, names, self._states, cut=cut, gather=gather, several=several):
+            if isinstance(block.params, Pack):
+                if prepared and self._compiler.run(prepared, columns_of(block)):
                     continue
+            elif parted and isinstance(block.grads, Pack) and parted.move(self._compiler, block):
+                continue
             if fast:
                 fast(block.params, block.grads, *block.states.values())
             else:
@@ -352,12 +357,13 @@ class Optimizer(GroupMethods):
         """The steppers as one program, if that was asked for."""
         if not self._compiles:
             return None
-        return self._compiler.prepare(as_function(names, rules), 2 + len(names), self._says_whole)
+        return self._compiler.prepare(as_function(names, rules), 2 + len(names), self._says_whole, name_of(rules))
 
 
 _step_untraced = untraced(Optimizer._step)
 _step_heard = Optimizer.profile_hook_step(Optimizer._step)
 is_contiguous = Tensor.is_contiguous
+numel = Tensor.numel
 
 OWN = (
     "_hypers",

@@ -31,6 +31,7 @@ from minilearn.optim import (
     compiled,
     optimizer,
 )
+from minilearn.optim.apart import apart
 from minilearn.optim.blocks import BLOCK
 from minilearn.optim.steppers import only_with, sgd_step, whole
 
@@ -151,6 +152,67 @@ def test_compiled_stepper_may_be_written_with_assignments_and_whole_numbers() ->
     mine = trained(lambda p: Optimizer(p, [with_assignments], compile=True, lr=0.1))
     close(mine, trained(lambda p: Optimizer(p, [with_assignments], lr=0.1)))
     assert len(compiled._compiled) == before + 1  # not one for each step's number
+
+
+def shrunk_and_moved(params: list[Tensor], grads: list[Tensor], avg: list[Tensor], *, lr: float, wd: float) -> Any:
+    """p ← p·(1 - lr·wd)·0.999 - lr·avg², by operators, of which the last alone looks at the direction."""
+    for p, g, a in zip(params, grads, avg, strict=True):
+        a.mul_(0.9).add_(g)
+        p *= 1 - lr * wd  # noqa: PLW2901 -- it changes the tensor
+        p.mul_(0.999)
+        p.sub_(a * a, alpha=lr)
+    return grads
+
+
+def along_the_average(params: list[Tensor], grads: list[Tensor], avg: list[Tensor], *, lr: float) -> list[Tensor]:
+    """Each parameter moves along what is kept as its state too, which must still be there in the next step."""
+    for p, g, a in zip(params, grads, avg, strict=True):
+        a.mul_(0.9).add_(g)
+        p.add_(a, alpha=-lr)
+    return grads
+
+
+def by_itself(params: list[Tensor], grads: list[Tensor], *, lr: float) -> list[Tensor]:
+    """The direction depends on the parameter."""
+    for p, g in zip(params, grads, strict=True):
+        p.sub_(g * p.abs(), alpha=lr)
+    return grads
+
+
+def twice(params: list[Tensor], grads: list[Tensor], *, lr: float) -> list[Tensor]:
+    """The parameter is moved, and looked at once more."""
+    for p, g in zip(params, grads, strict=True):
+        p.add_(g, alpha=-lr)
+        p.mul_(0.9)
+    return grads
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("lr", [0.1, 0.0])
+@pytest.mark.parametrize(
+    ("stepper", "in_two"), [(shrunk_and_moved, True), (along_the_average, True), (by_itself, False), (twice, False)]
+)
+def test_small_parameters_stay_where_they_are_if_a_rule_only_moves_them(stepper: Any, in_two: bool, lr: float) -> None:
+    made: list[Optimizer] = []
+    hypers = {"lr": lr, "wd": 0.5} if stepper is shrunk_and_moved else {"lr": lr}
+
+    def compiling(params: list[Tensor]) -> Optimizer:
+        made.append(Optimizer(params, [stepper], compile=True, **hypers))
+        return made[-1]
+
+    close(trained(compiling), trained(lambda p: Optimizer(p, [stepper], **hypers)))
+    (prepared,) = made[0]._compiler._kept.values()
+    assert (apart(prepared) is not None) is in_two
+    assert not made[0]._compiler.failed
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_step_leaves_the_gradients_as_they_are() -> None:
+    p = nn.Parameter(random_of((5, 3), 0))
+    p.grad = random_of(p.shape, 1)
+    wanted = p.grad.clone()
+    Adadelta([p], compile=True).step()
+    assert torch.equal(p.grad, wanted)
 
 
 def by_length(params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:

@@ -179,6 +179,15 @@ def test_function_left_alone_by_the_compiler_runs_as_it_is() -> None:
     assert torch.compile(lambda: alone(3), backend="eager")() == 3
 
 
+def test_tensors_that_lie_together_are_one() -> None:
+    pack = Layout([(2, 3), (2,)], Scratch(torch.float32, 8)).split(torch.arange(8.0))
+    (one,) = lists.as_one(pack)
+    assert one.data_ptr() == pack[0].data_ptr()
+    assert one.tolist() == list(range(8))
+    apart = [torch.ones(2), torch.ones(3)]
+    assert lists.as_one(apart) is apart
+
+
 def test_every_function_of_lists_is_tested_here() -> None:
     here = Path(__file__).read_text()
     public = [n for n, f in vars(lists).items() if callable(f) and getattr(f, "__module__", "") == lists.__name__]
