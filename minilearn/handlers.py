@@ -1,7 +1,6 @@
 """Which callbacks act at which event: looked up once, so that an event which nobody handles costs nothing."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from minilearn.callback import EVENTS, IN_BATCH, Callback
 
@@ -9,24 +8,36 @@ Handlers = dict[str, list[Callable[[], None]]]
 """For an event's name, what is called at it, in its order."""
 
 
-def handlers_of(cbs: Iterable[Callback]) -> dict[bool, Handlers]:
-    """In training (True) and in validation (False): the methods of just those callbacks that define the event.
+def handlers_of(cbs: Iterable[Callback], training: bool) -> Handlers:
+    """In training or in validation: the methods of just those callbacks that define the event.
 
     Args:
         cbs: in their order. Those whose `run` is False hear of `cleanup_fit` alone.
+        training: which of the two.
     """
-    everywhere: dict[str, list[Any]] = {}
+    found: Handlers = {}
     for cb in cbs:
+        runs = cb.run_train if training else cb.run_valid
         for event in EVENTS if cb.run else ("cleanup_fit",):
-            if hasattr(type(cb), event):
-                everywhere.setdefault(event, []).append(getattr(cb, event))
-    return {
-        training: {
-            event: [h for h in handlers if _runs(h.__self__, training)] if event in IN_BATCH else handlers
-            for event, handlers in everywhere.items()
-        }
-        for training in (True, False)
-    }
+            if (runs or event not in IN_BATCH) and hasattr(type(cb), event):
+                found.setdefault(event, []).append(getattr(cb, event))
+    return found
+
+
+class Tables(dict[bool, Handlers]):
+    """`handlers_of` in training (True) and in validation (False), looked up where it is asked for.
+
+    Args:
+        listeners: the callbacks.
+    """
+
+    def __init__(self, listeners: Callable[[], Iterable[Callback]]) -> None:
+        super().__init__()
+        self._listeners = listeners
+
+    def __missing__(self, training: bool) -> Handlers:
+        self[training] = handlers_of(self._listeners(), training)
+        return self[training]
 
 
 IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "before_step", "after_step")
@@ -36,7 +47,3 @@ IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "bef
 def all_look_on(handlers: Handlers) -> bool:
     """Whether no callback acts between a batch's arrival and its end, so that the step may be one graph."""
     return not any(h.__self__.acts_in_step for event in IN_STEP for h in handlers.get(event, ()))  # type: ignore[attr-defined]
-
-
-def _runs(cb: Callback, training: bool) -> bool:
-    return cb.run_train if training else cb.run_valid

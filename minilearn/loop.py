@@ -28,7 +28,7 @@ from minilearn.data.position import batches_from
 from minilearn.data.shares import Share, steps
 from minilearn.errors import came_through, did_you_mean
 from minilearn.graphs import call
-from minilearn.handlers import handlers_of
+from minilearn.handlers import Tables
 from minilearn.losses import infer_loss
 from minilearn.optim.foreign import closure, needs_closure
 from minilearn.step import CompiledSteps
@@ -286,15 +286,12 @@ class Loop:
     def build_handlers(self) -> None:
         """Has looked up anew, before the next event, which callbacks define it."""
         self.cbs.sort(key=lambda cb: cb.order)
-        self._forget("_handlers", "_handlers_of")
+        self._forget("_handlers")
+        self._handlers_of = Tables(self._listeners)
 
     @cached_property
     def _handlers(self) -> dict[str, list[Any]]:
         return self._handlers_of[self.training]
-
-    @cached_property
-    def _handlers_of(self) -> dict[bool, dict[str, list[Any]]]:
-        return handlers_of(self._listeners())
 
     def _listeners(self) -> list[Callback]:
         return self.cbs

@@ -141,7 +141,7 @@ class _Clock:
 
         def timed_handlers() -> None:
             build_handlers()
-            for table in learn._handlers_of.values():
+            for table in map(learn._handlers_of.__getitem__, (True, False)):
                 for name, handlers in table.items():
                     table[name] = [_TimedHandler(handler, self) for handler in handlers]
 
