@@ -154,12 +154,18 @@ class RandomShift:
             raise ValueError(
                 f"RandomShift: pixels must be less than the images' sides, got {self.pixels} for {shape_text(x)}"
             )
-        # Every window of the padded images, as a view, (batch, …, rows down, columns right, height, width); of these
-        # one for each image is taken, by a single gather.
         padded = F.pad(x, [self.pixels] * 4, value=self.fill)
-        windows = padded.unfold(-2, height, 1).unfold(-2, width, 1).movedim((-4, -3), (1, 2))
+        number = torch.arange(len(x), device=x.device)
         down, right = torch.randint(2 * self.pixels + 1, (2, len(x)), device=x.device)
-        return windows[torch.arange(len(x), device=x.device), down, right]
+        if x.requires_grad or not len(x):
+            windows = padded.unfold(-2, height, 1).unfold(-2, width, 1).movedim((-4, -3), (1, 2))
+            return windows[number, down, right]
+        # In half of the time, though its gradient would need memory for every place: wherever an image of that size can
+        # begin in memory, as a view, (places, …, height, width), of which each image takes one, by a single gather.
+        image, *_, below, beside = padded.stride()
+        places = (len(x) - 1) * image + 2 * self.pixels * (below + beside) + 1
+        everywhere = padded.as_strided((places, *x.shape[1:]), (1, *padded.stride()[1:]))
+        return everywhere.index_select(0, number * image + down * below + right * beside)
 
 
 def _check_images(tfm: object, x: Tensor) -> None:

@@ -161,6 +161,40 @@ def test_shifted_images_are_laid_out_as_usual() -> None:
     assert RandomShift(2)(IMAGES).is_contiguous()
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        IMAGES,
+        IMAGES[:, 0],
+        IMAGES.contiguous(memory_format=torch.channels_last),
+        IMAGES.half(),
+        IMAGES[:1],
+        IMAGES[::2],
+    ],
+    ids=["channels", "none", "channels last", "half", "one", "every other"],
+)
+def test_shift_that_a_gradient_goes_through_is_the_same(images: Tensor) -> None:
+    """That of an input which needs a gradient takes another way."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        found = RandomShift(3)(images)
+        torch.manual_seed(seed)
+        wanted = RandomShift(3)(images.clone().requires_grad_())
+        assert wanted.requires_grad
+        assert torch.equal(found, wanted)
+
+
+def test_gradient_of_shifted_images_is_shifted_back() -> None:
+    x = torch.ones(20, 1, 4, 4, requires_grad=True)
+    RandomShift(1)(x).sum().backward()
+    assert x.grad is not None
+    assert {0.0, 1.0} == set(x.grad.flatten().tolist())  # 0 where a pixel moved out
+
+
+def test_no_images_are_none() -> None:
+    assert RandomShift(2)(IMAGES[:0]).shape == (0, 3, 6, 5)
+
+
 def test_shift_goes_as_far_as_it_may_and_no_farther() -> None:
     torch.manual_seed(0)
     dot = F.pad(torch.ones(200, 1, 1, 1), [3] * 4)
