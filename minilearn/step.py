@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minilearn.compiling import CannotCompile, Compiled, are_tensors_hooked, can_hold_backward, check_compiler
 from minilearn.errors import warn
-from minilearn.graphs import Last, Sizes, call, mode_for, prediction, refuse_hooks, training, validation
+from minilearn.graphs import Last, Sizes, call, mode_for, prediction, refuse_whole, training, validation
 from minilearn.handlers import all_look_on
 from minilearn.optim.compiled import Program
 from minilearn.optim.in_graph import StepInGraph
@@ -22,9 +22,10 @@ class CompiledSteps:
 
     The first batch is carried out as it is: its errors are told best, and its loss and shapes are known then; so is
     that of each fit in which model, loss or shapes are new. A training step is one graph (forward, loss, backward, the
-    optimizer's step) where no callback acts within it (`Callback.acts_in_step`) and the optimizer can be a part of it;
-    else the model alone is compiled, with its backward pass. A batch of another shape, such as a ragged last one, is
-    carried out as it is; where shapes go on changing, a graph for any size is made.
+    optimizer's step) where no callback acts within it (`Callback.acts_in_step`), the optimizer can be a part of it, and
+    nothing speaks against it (`refuse_whole`); else the model alone is compiled, with its backward pass. A batch of
+    another shape, such as a ragged last one, is carried out as it is; where shapes go on changing, a graph for any size
+    is made.
 
     Args:
         mode: True, or a mode of torch.compile.
@@ -116,7 +117,7 @@ class CompiledSteps:
         args: tuple[Any, ...] = loop.xb, loop.yb
         if loop.training:
             if self._step is None:
-                refuse_hooks(loop.model)
+                refuse_whole(loop.model)
                 self._step = StepInGraph(loop.opt)
             if loop._needs_closure or not self._step.fits():
                 return None

@@ -112,6 +112,18 @@ def test_a_step_that_cannot_be_in_the_graph_is_taken_beside_it(opt_func: Any) ->
     assert 2 <= graphs() <= 3
 
 
+@pytest.mark.parametrize("most", [10, 1000])
+def test_a_large_model_with_batch_normalisation_is_compiled_in_parts_on_a_cpu(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minilearn.graphs.LARGE", most)
+    learn = fitted(True, Adam)
+    assert learn.compiled is not None
+    assert learn.compiled._in_pieces[True] is (most == 10)
+    assert_same(fitted(False, Adam), learn)
+    assert 2 <= graphs() <= 3
+
+
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_torchs_modes_give_the_same_numbers(mode: str) -> None:
     assert_same(fitted(False, Adam), fitted(mode, Adam))
