@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minilearn.batches import own_loss, prediction_of, split_batch, targets_taken
+from minilearn.batches import handed_over, own_loss, prediction_of, split_batch, targets_taken
 from minilearn.callback import (
     Callback,
     CancelBackwardException,
@@ -130,8 +130,10 @@ class Loop:
             batches = self.dl.lent()  # to be looked at: no copy of the data is needed
         else:
             batches = self.dl
-        for i, batch in enumerate(batches, first):
-            self.one_batch(i, batch)
+        for i, held in enumerate(handed_over(batches), first):
+            self.one_batch(i, held.pop())
+            if self.n_iter is not None and i + 1 < self.n_iter:
+                self._forget("xb", "yb")  # so that the next batch may take this one's memory
         if "iter" not in self.__dict__:
             raise ValueError(no_batch(part, self.n_iter))
 

@@ -50,7 +50,9 @@ def batches(
         order: which row comes when, int64 (rows,), on the columns' device; None for the order in which they lie.
         pin: whether copies in the computer's memory are in its pinned part.
     """
-    yield from map(list, zip(*[_parts(column, bs, stop, order, pin) for column in columns], strict=True))
+    parts = [_parts(column, bs, stop, order, pin) for column in columns]
+    for _ in range(0, stop, bs):
+        yield [next(part) for part in parts]  # zip would hold on to them
 
 
 def _parts(column: Tensor, bs: int, stop: int, order: Tensor | None, pin: bool) -> Iterator[Tensor]:
@@ -59,10 +61,11 @@ def _parts(column: Tensor, bs: int, stop: int, order: Tensor | None, pin: bool) 
     size = bs * max(1, limit // max(1, bs * (column.numel() // len(column)) * column.element_size()))
     for start in range(0, stop, size):
         end = min(start + size, stop)
-        (chunk,) = copied((column,), slice(start, end) if order is None else order[start:end], pin=pin)
+        rows = slice(start, end) if order is None else order[start:end]
         if end - start <= bs:
-            yield chunk
+            yield copied((column,), rows, pin=pin)[0]
         else:
+            (chunk,) = copied((column,), rows, pin=pin)
             # unsafe_split's parts count their changes apart; those of split share one count, and a change to one batch
             # would make autograd refuse another. It is safe as the whole is not used again.
             yield from chunk.unsafe_split(bs)
