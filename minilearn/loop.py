@@ -132,7 +132,7 @@ class Loop:
             batches = self.dl
         for i, held in enumerate(handed_over(batches), first):
             self.one_batch(i, held.pop())
-            if self.n_iter is not None and i + 1 < self.n_iter:
+            if self.training and self.n_iter is not None and i + 1 < self.n_iter:
                 self._forget("xb", "yb")  # so that the next batch may take this one's memory
         if "iter" not in self.__dict__:
             raise ValueError(no_batch(part, self.n_iter))
