@@ -25,11 +25,16 @@ class Apart(NamedTuple):
         """Moves parameters, whose gradients are written over; whether that could be compiled."""
         if not compiler.run(self.direction, columns_of(block)[1:]):
             return False
-        if self.rate:
-            lists.sgd_kernel(lr=-self.rate, l2=(self.keep - 1) / self.rate)(block.params, block.grads)
-        elif self.keep != 1:
+        decay = (1 - self.keep) / -self.rate if self.rate else 0.0  # per step of the rate
+        if self.keep != 1 and not 0 < abs(decay) < VAST:
             lists.mul_(block.params, self.keep)
+            decay = 0.0
+        lists.sgd_kernel(lr=-self.rate, l2=decay)(block.params, block.grads)
         return True
+
+
+VAST = 1e20
+"""A decay from which on its product with a parameter might be more than float32 holds."""
 
 
 def apart(prepared: Prepared) -> Apart | None:

@@ -357,7 +357,8 @@ class Optimizer(GroupMethods):
         """The steppers as one program, if that was asked for."""
         if not self._compiles:
             return None
-        return self._compiler.prepare(as_function(names, rules), 2 + len(names), self._says_whole, name_of(rules))
+        name = name_of(rules) if self._ours else None  # a stepper of the user's own may look at other things too
+        return self._compiler.prepare(as_function(names, rules), 2 + len(names), self._says_whole, name)
 
 
 _step_untraced = untraced(Optimizer._step)

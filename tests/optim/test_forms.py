@@ -33,6 +33,7 @@ from minilearn.optim import (
 )
 from minilearn.optim.apart import apart
 from minilearn.optim.blocks import BLOCK
+from minilearn.optim.calls import rules_of
 from minilearn.optim.steppers import only_with, sgd_step, whole
 
 Make = Callable[..., torch.optim.Optimizer]
@@ -188,7 +189,7 @@ def twice(params: list[Tensor], grads: list[Tensor], *, lr: float) -> list[Tenso
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("lr", [0.1, 0.0])
+@pytest.mark.parametrize("lr", [0.1, 0.0, 1e-40])
 @pytest.mark.parametrize(
     ("stepper", "in_two"), [(shrunk_and_moved, True), (along_the_average, True), (by_itself, False), (twice, False)]
 )
@@ -201,9 +202,39 @@ def test_small_parameters_stay_where_they_are_if_a_rule_only_moves_them(stepper:
         return made[-1]
 
     close(trained(compiling), trained(lambda p: Optimizer(p, [stepper], **hypers)))
-    (prepared,) = made[0]._compiler._kept.values()
+    opt = made[0]
+    rules, names = rules_of(opt._calls, opt.param_groups[0], 1)
+    prepared = opt._prepared(names, rules)
+    assert prepared is not None
     assert (apart(prepared) is not None) is in_two
-    assert not made[0]._compiler.failed
+    assert not opt._compiler.failed
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_stepper_that_counts_for_itself_is_heeded_in_each_step() -> None:
+    class Warms:
+        """A rate that grows, kept by the stepper alone."""
+
+        __name__ = "warms"
+
+        def __init__(self) -> None:
+            self.steps = 0.0
+
+        def __call__(self, params: list[Tensor], grads: list[Tensor], *, lr: float) -> list[Tensor]:
+            self.steps += 1
+            for p, g in zip(params, grads, strict=True):
+                p.add_(g, alpha=-lr * self.steps)
+            return grads
+
+    p = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    opt, moved = Optimizer([p], [Warms()], compile=True, lr=0.1), []  # type: ignore[list-item]
+    for _ in range(4):
+        before = p.detach().clone()
+        p.grad = torch.ones_like(p)
+        opt.step()
+        moved.append(float((before - p.detach())[0]))
+    assert not opt._compiler.failed
+    assert moved[0] < moved[1] < moved[2] < moved[3]
 
 
 @pytest.mark.usefixtures("compiler")
