@@ -1,7 +1,9 @@
 """What a batch and a model's answer are made of: named tuples, dicts, outputs with logits and a loss of their own."""
 
 import copy
+import weakref
 from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from minilearn.batches import own_loss, prediction_of, split_batch, targets_taken
 from minilearn.callback import Callback
-from minilearn.data import DataLoaders
+from minilearn.data import DataLoaders, columns
 from minilearn.learner import Learner
 from minilearn.metrics import accuracy
 from minilearn.optim import SGD
@@ -216,3 +218,61 @@ def test_transformers_model_trains_as_it_is() -> None:
     answer = by_hand.eval()(tokens, torch.ones(64, 6)).logits
     assert learn.recorder.values[-1][1] == pytest.approx(F.cross_entropy(answer, labels).item(), rel=1e-4)
     assert learn.recorder.values[-1][2] == pytest.approx((answer.argmax(1) == labels).float().mean().item())
+
+
+class Watches:
+    """A loader that sees whether the batch before is still held when it makes the next one."""
+
+    def __init__(self) -> None:
+        self.held: list[bool] = []
+
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        before: weakref.ref[Tensor] | None = None
+        for _ in range(len(self)):
+            if before is not None:
+                self.held.append(before() is not None)
+            made = [torch.randn(4, 3)]
+            before = weakref.ref(made[0])
+            yield made.pop(), torch.randn(4, 1)
+
+
+class Looks(Callback):
+    """What is there of the batch when an epoch's training ends."""
+
+    shapes: tuple[int, ...] = ()
+
+    def after_train(self) -> None:
+        self.shapes = tuple(self.learn.x.shape)
+
+
+def test_a_batch_is_let_go_of_before_the_next_one_is_made_but_for_the_last() -> None:
+    watches, looks = Watches(), Looks()
+    learn = Learner(DataLoaders(watches, device="cpu"), nn.Linear(3, 1), F.mse_loss, cbs=looks)
+    learn.logger = lambda line: None
+    learn.fit(2, 0.1)
+    assert watches.held[:4] == [False] * 4
+    assert looks.shapes == (4, 3)
+
+
+def test_rows_in_memory_are_let_go_of_before_the_next_ones_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+    held: list[bool] = []
+    gather = columns._copy
+
+    def copy(column: Tensor, rows: Any) -> Tensor:
+        if column.shape[1] > 1:
+            held.extend(ref() is not None for ref in seen)
+            made = gather(column, rows)
+            seen[:] = [weakref.ref(made)]
+            return made
+        return gather(column, rows)
+
+    monkeypatch.setattr(columns, "_copy", copy)
+    dls = DataLoaders.from_tensors(torch.randn(400, 20_000), torch.randn(400, 1), bs=100, device="cpu")
+    learn = Learner(dls, nn.Linear(20_000, 1), F.mse_loss)
+    learn.logger = lambda line: None
+    learn.fit(1, 1e-6)
+    assert held == [False] * 3
