@@ -85,16 +85,20 @@ RULES: dict[str, tuple[Make, dict[str, Make], float]] = {
 }
 
 
-def parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    params = [torch.randn(shape).mul_(0.01).requires_grad_() for shape in shapes]
-    for p in params:
-        p.grad = torch.randn_like(p)
-    return params
+def parameters(shapes: list[tuple[int, ...]], sets: int) -> list[list[Tensor]]:
+    """Several sets of parameters with gradients, made in turns: none is to have the better places in memory."""
+    made: list[list[Tensor]] = [[] for _ in range(sets)]
+    for shape in shapes:
+        for params in made:
+            params.append(torch.randn(shape).mul_(0.01).requires_grad_())
+            params[-1].grad = torch.randn(shape)
+    return made
 
 
 def times_of(makers: dict[str, Make], shapes: list[tuple[int, ...]], rounds: int) -> dict[str, list[float]]:
     """The times of a step of each, in seconds, round by round; they take turns."""
-    opts = {name: make(parameters(shapes)) for name, make in makers.items()}
+    sets = parameters(shapes, len(makers))
+    opts = {name: make(params) for (name, make), params in zip(makers.items(), sets, strict=True)}
     seconds: dict[str, list[float]] = {name: [] for name in opts}
     names = list(opts)
     for i in range(rounds + 3):  # the first rounds make the state and warm up
