@@ -341,7 +341,8 @@ class Optimizer(GroupMethods):
         prepared = self._prepared(names, rules) if together or not all_small else None
         parted = apart(prepared) if prepared and together and all_small and fits_fused(params[0]) else None
         gather: Gather = "nothing" if fast else "all" if together and not parted else "grads"
-        cut, several = not (self._wants_whole or self._compiles), MANY if together else FEW
+        cut = not (self._wants_whole or self._compiles)
+        several = MANY if together or (fast and self._says_whole) else FEW  # a length is a call or two more
         for block in self._blocks.over(params, names, self._states, cut=cut, gather=gather, several=several):
             if isinstance(block.params, Pack):
                 if prepared and self._compiler.run(prepared, columns_of(block)):
