@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from minilearn.backward import backward
 from minilearn.batches import handed_over, own_loss, prediction_of, split_batch, targets_taken
 from minilearn.callback import (
     Callback,
@@ -164,7 +165,7 @@ class Loop:
         try:
             self.event("before_backward")
             if not done:
-                self._root().backward()  # type: ignore[no-untyped-call]
+                backward(self._root())
         except CancelBackwardException:
             self.event("after_cancel_backward")
         self.event("after_backward")

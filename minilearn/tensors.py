@@ -206,16 +206,22 @@ def on_its_way(value: Any, loss: Tensor) -> Any:
 class LateScalars:
     """Numbers that stay on the device until somebody needs them, so that no batch waits to read one.
 
-    `append` takes a 0-d tensor as the batch makes it; `sink(number, tag)` gets each as a Python float, in order: at
-    once from the CPU's memory, where reading is free; from a GPU when `read` is called, and a chunk at a time before
-    that, so that a long epoch fills no memory. On CUDA a full chunk's copy is started without waiting, and looked at
-    one chunk later, when it has long arrived.
+    `append` takes a 0-d tensor as the batch makes it; `sink(number, tag)` gets each as a Python float, in order: from
+    the CPU's memory, where reading is free, soon; from a GPU when `read` is called, and a chunk at a time before that,
+    so that a long epoch fills no memory. On CUDA a full chunk's copy is started without waiting, and looked at one
+    chunk later, when it has long arrived.
+
+    Args:
+        sink: what the numbers are given to.
+        together: how many numbers from the CPU's memory it is given one after another, which takes half of the time, as
+            its code is at hand then. One that is not finite it is given at once, with those before it.
     """
 
     chunk = 256
 
-    def __init__(self, sink: Callable[[float, Any], object]) -> None:
-        self._sink = sink
+    def __init__(self, sink: Callable[[float, Any], object], together: int = 1) -> None:
+        self._sink, self._together = sink, together
+        self._at_hand: list[tuple[float, Any]] = []
         self._waiting: list[Tensor] = []
         self._tags: list[Any] = []
         self._on_its_way: tuple[Tensor, list[Any], torch.cuda.Event | None] | None = None
@@ -223,7 +229,10 @@ class LateScalars:
     def append(self, scalar: Tensor, tag: Any = None) -> None:
         """Takes a number on, with anything that should come out beside it; its graph is let go."""
         if self._is_free_to_read(scalar):
-            self._sink(scalar.item(), tag)
+            number = scalar.item()
+            self._at_hand.append((number, tag))
+            if len(self._at_hand) >= self._together or number - number != 0:
+                self._hand_on()
             return
         self._waiting.append(scalar.detach())
         self._tags.append(tag)
@@ -233,6 +242,7 @@ class LateScalars:
 
     def read(self) -> None:
         """Gives the sink every number not yet given; waits for the device."""
+        self._hand_on()
         self._arrive()
         if self._waiting:
             self._send()
@@ -240,7 +250,12 @@ class LateScalars:
 
     def clear(self) -> None:
         """Forgets the numbers not yet given."""
-        self._waiting, self._tags, self._on_its_way = [], [], None
+        self._at_hand, self._waiting, self._tags, self._on_its_way = [], [], [], None
+
+    def _hand_on(self) -> None:
+        numbers, self._at_hand = self._at_hand, []
+        for number, tag in numbers:
+            self._sink(number, tag)
 
     def _is_free_to_read(self, scalar: Tensor) -> bool:
         return scalar.is_cpu

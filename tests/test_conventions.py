@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; a file imports only from rooms above its own, and within `ROOM_ORDER`'s rooms from earlier files.
 ROOMS = [
-    "errors", "tensors", "random_states", "job_errors", "meeting_place", "distributed", "votes", "signals", "compiling", "operators", "batches", "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "joined_rows", "states", "tensor_files", "checkpoints", "sharded_manifest", "sharded_storage", "sharded_files", "sharded_conversions", "shared_checkpoints", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule", "lr_suggest", "optim", "sharding", "materialize", "scale", "hooks", "summary_page",
+    "errors", "tensors", "random_states", "job_errors", "meeting_place", "distributed", "votes", "signals", "compiling", "operators", "backward", "batches", "files", "archives", "foreign_weights", "exported_graph", "exported", "rows", "joined_rows", "states", "tensor_files", "checkpoints", "sharded_manifest", "sharded_storage", "sharded_files", "sharded_conversions", "shared_checkpoints", "surfaces", "plots", "activation_plots", "data", "class_losses", "flat_losses", "losses", "checks", "preflight", "metrics", "schedule", "lr_suggest", "optim", "sharding", "materialize", "scale", "hooks", "summary_page",
     "graphs", "heard", "diagnosis", "faults", "callback", "handlers", "step", "loop", "managed", "restore", "layered",
     "callbacks",
     "summary", "inspection", "described", "fits", "shortcut", "predictions", "saved", "exchange", "conversions", "trials",

@@ -28,6 +28,9 @@ Row = list[float | None]
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
 
+TOGETHER = 16
+"""How many losses from the CPU's memory are taken on one after another; one that is not finite ends such a row."""
+
 KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at")
 """What a checkpoint holds of the history, beside the moving average and the figures of batches."""
 
@@ -78,7 +81,7 @@ class Recorder(Callback):
         self.train_metrics, self.valid_metrics, self.add_time = train_metrics, valid_metrics, add_time
         self._smooth_loss = AvgSmoothLoss(in_range("beta", beta, 0, 1))
         self._valid_loss = AvgLoss()
-        self._late = LateScalars(self._take)
+        self._late = LateScalars(self._take, TOGETHER)
         self._in_training, self._in_valid, self._measured, self._unchecked = False, True, False, False
         self._row: Row | None = None
         self._filled = 0

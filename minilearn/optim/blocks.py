@@ -5,7 +5,7 @@ spends its time on the calls. In blocks both go away.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
@@ -202,7 +202,7 @@ class _Bundle:
         return found
 
 
-def states_of(params: Tensors, names: list[str], states: States) -> dict[str, Tensors]:
+def states_of(params: Tensors, names: Sequence[str], states: States) -> dict[str, Tensors]:
     """Pieces of state of parameters of one dtype, in that dtype."""
     found = {name: [state_of(p, name, states) for p in params] for name in names}
     for name, row in found.items():

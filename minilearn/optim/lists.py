@@ -270,6 +270,10 @@ def is_heard(opt: torch.optim.Optimizer) -> bool:
     )
 
 
+set_grad_enabled: Callable[[bool], None] = torch._C._set_grad_enabled
+"""Switches gradients on or off, in a sixth of the time that `with torch.no_grad()` takes."""
+
+
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that `torch.compile` leaves alone; unlike `torch.compiler.disable` it imports no compiler for that."""
     alone: Callable[..., Any] = _disable_dynamo(function)
@@ -284,6 +288,25 @@ def in_order(p: Tensor, other: Tensor) -> bool:
     if p.is_contiguous() and other.is_contiguous():
         return True
     return p.stride() == other.stride() and p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last)
+
+
+def plain_grads(params: Tensors) -> Tensors | None:
+    """The gradients, where one call of a kernel can be made for them; None where one is missing, sparse or unlike.
+
+    Parameters and gradients are contiguous then, and of one device and dtype.
+    """
+    if not params:
+        return None
+    grads: Tensors = []
+    device, dtype = params[0].device, params[0].dtype
+    for p in params:
+        grad = p.grad
+        if grad is None or grad.layout is not torch.strided or p.dtype is not dtype or p.device != device:
+            return None
+        if not (p.is_contiguous() and grad.is_contiguous()):
+            return None
+        grads.append(grad)
+    return grads
 
 
 def fits_fused(p: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
@@ -15,7 +15,7 @@ from minilearn.optim.compiled import Compiler, Prepared, looks_at_whole
 from minilearn.optim.groups import GroupMethods
 from minilearn.optim.hypers import HYPERS, Group
 from minilearn.optim.kernels import Kernel, Run
-from minilearn.optim.lists import fits_fused, in_order, is_heard, untraced
+from minilearn.optim.lists import fits_fused, in_order, is_heard, plain_grads, set_grad_enabled, untraced
 from minilearn.optim.packs import Pack
 from minilearn.optim.pieces import is_sharded
 from minilearn.optim.shards import Shards, run_gathered
@@ -40,6 +40,8 @@ class _Joined(NamedTuple):
     params: list[Tensor]
     kernel: Call | None
     run: Run | None
+    direct: tuple[str, ...] | None
+    """The pieces of state that `run` takes, where it does all of the work, whatever the device."""
 
 
 class Options(TypedDict, total=False):
@@ -89,7 +91,8 @@ class Optimizer(GroupMethods):
         self._calls = [read_signature(stepper, hypers) for stepper in (l1_reg, *steppers)]
         self._kernels = [read_signature(kernel, hypers) for kernel in kernels]
         marks = [call.only_with for call in self._calls if call.only_with is not None]  # as Muon's for its groups
-        self._told_apart_by = tuple(dict.fromkeys([*self._hypers, *marks]))
+        told_apart_by = dict.fromkeys([*self._hypers, *marks])
+        self._values_of = itemgetter(*told_apart_by, "l1")  # of one name alone it would give no tuple
         self._takes_sparse = sparse
         self._counts_steps = any("step" in call.hypers for call in self._calls)
         self._wants_whole = self._says_whole = any(getattr(call.marks, "whole", False) for call in self._calls)
@@ -183,7 +186,7 @@ class Optimizer(GroupMethods):
             with torch.enable_grad():
                 loss = closure()
         before = torch.is_grad_enabled()
-        torch.set_grad_enabled(False)  # half of what `with torch.no_grad()` takes
+        set_grad_enabled(False)
         try:
             if self._shards is None:
                 self._move(self._joined())
@@ -191,13 +194,18 @@ class Optimizer(GroupMethods):
                 with self._shards.of_step(self.state):
                     self._move([part._replace(params=self._shards.pieces(part.params)) for part in self._joined()])
         finally:
-            torch.set_grad_enabled(before)
+            set_grad_enabled(before)
         return loss
 
     def _move(self, joined: list[_Joined]) -> None:
         for part in joined:
-            for kind, alike, grads in self._alike(part.params, part.kernel is not None):
-                self._apply(part, alike, grads, kind)
+            grads = plain_grads(part.params)
+            if part.run and part.direct is not None and grads and fits_fused(grads[0]):
+                states = states_of(part.params, part.direct, self._states) if part.direct else {}
+                part.run(part.params, grads, *states.values())
+            else:
+                for alike in self._alike(part.params, grads, part.kernel is not None):
+                    self._apply(part, *alike)
 
     def _joined(self) -> list[_Joined]:
         """The groups and their parameters; those of the same hyperparameters as one, which takes half the calls.
@@ -205,23 +213,26 @@ class Optimizer(GroupMethods):
         They are kept from step to step, and made anew where a group has changed.
         """
         groups = self.param_groups
-        hypers = [[len(group["params"]), *[group[name] for name in self._told_apart_by]] for group in groups]
+        hypers = [(len(group["params"]), self._values_of(group)) for group in groups]
         params = [p for group in groups for p in group["params"]]
         if self._held is not None:
             held_hypers, held_params, joined = self._held
             if hypers == held_hypers and len(params) == len(held_params) and all(map(is_, params, held_params)):
                 return joined
         joined, before, plain = [], None, True
-        for group, values in zip(groups, hypers, strict=True):
+        for group, (_, values) in zip(groups, hypers, strict=True):
             fixed = not any(isinstance(value, Tensor) for value in values)
-            if fixed and values[1:] == before:
+            if fixed and values == before:
                 joined[-1] = joined[-1]._replace(params=joined[-1].params + group["params"])
             else:
                 kernel = self._kernel_for(group)
-                counts = kernel is None or "step" in kernel.hypers
-                run = None if kernel is None or counts else kernel.stepper(**hypers_of(kernel, group, 0))
-                joined.append(_Joined(group, list(group["params"]), kernel, run))
-            before, plain = values[1:] if fixed else None, plain and fixed
+                run, direct = None, None
+                if kernel is not None and "step" not in kernel.hypers:
+                    run = kernel.stepper(**hypers_of(kernel, group, 0))
+                    if not (self._counts_steps or self._shards or kernel.marks.cpu_only or kernel.marks.in_blocks):
+                        direct = kernel.states
+                joined.append(_Joined(group, list(group["params"]), kernel, run, direct))
+            before, plain = values if fixed else None, plain and fixed
         self._held = (hypers, params, joined) if plain else None  # a tensor may get another number
         return joined
 
@@ -242,35 +253,28 @@ class Optimizer(GroupMethods):
                     return kernel
         return None
 
-    def _alike(self, params: list[Tensor], wants_order: bool) -> Iterable[tuple[_Kind, list[Tensor], list[Tensor]]]:
+    def _alike(
+        self, params: list[Tensor], plain: list[Tensor] | None, wants_order: bool
+    ) -> Iterable[tuple[list[Tensor], list[Tensor], _Kind]]:
         """The parameters that have a gradient, and the gradients, in lists that one call can be made for.
 
-        Almost always they are all of one kind: that is looked at first, all of them at once.
+        Almost always they are `plain`, and all of one kind.
         """
-        grads: list[Any] = [p.grad for p in params]
-        if any([grad is None for grad in grads]):  # noqa: C419 -- a list is twice as fast here
-            params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
-            grads = [grad for grad in grads if grad is not None]
+        params = params if plain else [p for p in params if p.grad is not None]
         if not params:
             return ()
-        steps = self._count_steps(params)
-        first = params[0]
-        if (
-            all(map(is_contiguous, params))
-            and all(map(is_contiguous, grads))
-            and len({p.dtype for p in params}) == len({p.device for p in params}) == len(set(steps)) == 1
-            and len({grad.layout for grad in grads}) == 1
-            and not grads[0].is_sparse
-        ):
-            return ((_Kind(first.device, first.dtype, steps[0], True, False), params, grads),)
+        steps, first = self._count_steps(params), params[0]
+        if plain is not None and len(set(steps)) == 1:
+            return ((params, plain, _Kind(first.device, first.dtype, steps[0], True, False)),)
         alike: dict[_Kind, tuple[list[Tensor], list[Tensor]]] = {}
-        for p, grad, step in zip(params, grads, steps if self._counts_steps else [0] * len(params), strict=True):
+        for p, step in zip(params, steps if self._counts_steps else [0] * len(params), strict=True):
+            grad: Any = p.grad
             sparse = grad.is_sparse
             kind = _Kind(p.device, p.dtype, step, wants_order and not sparse and in_order(p, grad), sparse)
             same = alike.setdefault(kind, ([], []))
             same[0].append(p)
             same[1].append(grad)
-        return ((kind, *same) for kind, same in alike.items())
+        return ((*same, kind) for kind, same in alike.items())
 
     def _count_steps(self, params: list[Tensor]) -> list[int]:
         """The number of each parameter's step; a single 0 where no rule asks for it."""
@@ -369,7 +373,7 @@ numel = Tensor.numel
 
 OWN = (
     "_hypers",
-    "_told_apart_by",
+    "_values_of",
     "_calls",
     "_kernels",
     "_takes_sparse",

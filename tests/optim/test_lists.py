@@ -206,6 +206,38 @@ def test_making_an_optimizer_does_not_import_torchs_compiler() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def with_grad(grad: Tensor | None, shape: tuple[int, ...] = (2, 3), **options: Any) -> Tensor:
+    p = torch.zeros(shape, **options).requires_grad_()
+    p.grad = grad
+    return p
+
+
+def test_plain_grads_are_those_that_one_call_can_take() -> None:
+    params = [with_grad(torch.ones(2, 3)), with_grad(torch.ones(4), (4,))]
+    grads = lists.plain_grads(params)
+    assert grads is not None
+    assert all(p.grad is grad for p, grad in zip(params, grads, strict=True))
+    assert lists.plain_grads([]) is None
+    for other in (
+        with_grad(None),
+        with_grad(torch.ones(3, 2).t()),
+        with_grad(torch.ones(2, 3).to_sparse()),
+        with_grad(torch.ones(2, 3, dtype=torch.float64), dtype=torch.float64),
+        with_grad(torch.ones(2, 3, device="meta"), device="meta"),
+    ):
+        assert lists.plain_grads([*params, other]) is None
+    last = torch.zeros(2, 2, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
+    last.grad = torch.zeros(2, 2, 2, 2)
+    assert lists.plain_grads([last]) is None
+
+
+def test_set_grad_enabled_is_torchs() -> None:
+    lists.set_grad_enabled(False)
+    assert not torch.is_grad_enabled()
+    lists.set_grad_enabled(True)
+    assert torch.is_grad_enabled()
+
+
 def test_is_heard_while_somebody_listens() -> None:
     opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     assert not lists.is_heard(opt)
