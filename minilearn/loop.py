@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minilearn.backward import backward
-from minilearn.batches import handed_over, own_loss, prediction_of, split_batch, targets_taken
+from minilearn.batches import own_loss, prediction_of, split_batch, targets_taken
 from minilearn.callback import (
     Callback,
     CancelBackwardException,
@@ -131,10 +131,13 @@ class Loop:
             batches = self.dl.lent()  # to be looked at: no copy of the data is needed
         else:
             batches = self.dl
-        for i, held in enumerate(handed_over(batches), first):
-            self.one_batch(i, held.pop())
-            if self.training and self.n_iter is not None and i + 1 < self.n_iter:
-                self._forget("xb", "yb")  # so that the next batch may take this one's memory
+        i = first
+        for batch in batches:  # without `enumerate`, which would hold on to the batch
+            self.one_batch(i, batch)
+            del batch
+            i += 1
+            if self.training and self.n_iter is not None and i < self.n_iter:
+                self._forget(*OF_A_BATCH)  # so that the next batch may take this one's memory
         if "iter" not in self.__dict__:
             raise ValueError(no_batch(part, self.n_iter))
 
@@ -148,15 +151,16 @@ class Loop:
         self._take(batch)
         try:
             self.event("before_batch")
-            done = self.compiled and self.compiled.run(self)  # with compile=True, all at once; then come the events
+            # With compile=True all is done at once; then come the events.
+            done = None if self.compiled is None else self.compiled.run(self)
             self.pred = done[0] if done else self._predict(batch)
             self.event("after_pred")
             if self._with_loss and (self.yb or "output" in self.__dict__):
                 self.loss = done[1] if done else self._loss(self.pred)
             self.event("after_loss")
             if self.training:
-                self._backward(bool(done))
-                self._step(bool(done))
+                self._backward(done is not None)
+                self._step(done is not None)
         except CancelBatchException:
             self.event("after_cancel_batch")
         self.event("after_batch")
@@ -195,7 +199,10 @@ class Loop:
 
     def _predict(self, batch: Any) -> Any:
         try:
-            output = call(self._called, self.xb) if self.compiled is None else self.compiled.predict(self)
+            if self.compiled is not None:
+                output = self.compiled.predict(self)
+            else:
+                output = call(self.model if self.around is None else self._called, self.xb)
         except Exception as error:
             explain_model(error, self.model, self.xb, batch)
             raise
@@ -232,7 +239,8 @@ class Loop:
 
     def _take(self, batch: Any) -> None:
         """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
-        self._forget("output", "pred", "loss", "_loss_grad")
+        if "pred" in self.__dict__ or "loss" in self.__dict__:
+            self._forget(*OF_A_BATCH)
         self.xb, self.yb = split_batch(batch, self.dls.n_inp, self._to_model)
 
     def _root(self) -> Tensor:

@@ -3,7 +3,7 @@
 import copy
 import weakref
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,17 +260,20 @@ def test_a_batch_is_let_go_of_before_the_next_one_is_made_but_for_the_last() -> 
 def test_rows_in_memory_are_let_go_of_before_the_next_ones_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref[Tensor]] = []
     held: list[bool] = []
-    gather = columns._copy
+    copier_of = columns._copier
 
-    def copy(column: Tensor, rows: Any) -> Tensor:
-        if column.shape[1] > 1:
+    def copier(column: Tensor, **kwargs: bool) -> Callable[[Tensor], Tensor]:
+        copy = copier_of(column, **kwargs)
+
+        def watched(rows: Tensor) -> Tensor:
             held.extend(ref() is not None for ref in seen)
-            made = gather(column, rows)
+            made = copy(rows)
             seen[:] = [weakref.ref(made)]
             return made
-        return gather(column, rows)
 
-    monkeypatch.setattr(columns, "_copy", copy)
+        return watched if column.shape[1] > 1 else copy
+
+    monkeypatch.setattr(columns, "_copier", copier)
     dls = DataLoaders.from_tensors(torch.randn(400, 20_000), torch.randn(400, 1), bs=100, device="cpu")
     learn = Learner(dls, nn.Linear(20_000, 1), F.mse_loss)
     learn.logger = lambda line: None

@@ -90,7 +90,7 @@ class AsOnADevice(LateScalars):
 @pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 9, 16])
 def test_late_scalars_come_out_in_order_with_their_tags(late_class: type[LateScalars], n: int) -> None:
     seen: list[tuple[float, Any]] = []
-    late = late_class(lambda number, tag: seen.append((number, tag)))
+    late = late_class(lambda numbers, tags: seen.extend(zip(numbers, tags, strict=True)))
     for i in range(n):
         late.append(torch.tensor(float(i), requires_grad=True), f"tag {i}")
     late.read()
@@ -99,7 +99,7 @@ def test_late_scalars_come_out_in_order_with_their_tags(late_class: type[LateSca
 
 def test_late_scalars_hold_back_until_read_and_at_most_two_chunks() -> None:
     seen: list[float] = []
-    late = AsOnADevice(lambda number, tag: seen.append(number))
+    late = AsOnADevice(lambda numbers, tags: seen.extend(numbers))
     for i in range(3):
         late.append(torch.tensor(float(i)))
     assert seen == []

@@ -99,7 +99,7 @@ class ActivationStats(HookCallback):
         self.with_hist, self.bins = with_hist, whole("bins", bins, 1)
         self.hist_range = _rising("hist_range", hist_range, finite=True)
         self.near_zero = _rising("near_zero", near_zero, finite=False)
-        self._late = _LateRows(self._take)
+        self._late = _LateRows(self._arrived)
         self._forget()
 
     def _forget(self) -> None:
@@ -166,6 +166,10 @@ class ActivationStats(HookCallback):
             missing = like.new_full((count - len(known), like.shape[1]), math.nan)  # the layer was not called
             rows.append(torch.cat([known, missing]) if len(missing) else known)
         return torch.cat(rows)
+
+    def _arrived(self, rows: list[Any], batches: list[int]) -> None:
+        for row, batch in zip(rows, batches, strict=True):
+            self._take(row, batch)
 
     def _take(self, row: Any, batch: int) -> None:
         """Takes on the figures of a batch that have arrived from the device."""

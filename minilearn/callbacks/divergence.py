@@ -157,7 +157,10 @@ class Divergence(Callback):
         recorder = self._recorder
         if recorder is None:
             return
-        if seen := votes.ask("diverged", 0 if recorder.nan_at is None or self._told else self._seen(recorder.nan_at)):
+        at = recorder.nan_at
+        if (at is not None or votes.open) and (
+            seen := votes.ask("diverged", 0 if at is None or self._told else self._seen(at))
+        ):
             self._answer(seen)
             if self.on_divergence == "restore":
                 self.opt.zero_grad()

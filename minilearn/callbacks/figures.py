@@ -38,6 +38,7 @@ class BatchFigures:
     def __init__(self, sink: Sink, stride: int = 1) -> None:
         self._sink, self.stride = sink, whole("stride", stride, 1)
         self._late = LateScalars(self._arrived)
+        self._late.together = 1  # somebody may be watching
         self._average = AvgSmoothLoss()
         self._opt: Optimizer | None = None
         self._spots: list[tuple[str, int, str, int | None]] = []
@@ -67,15 +68,13 @@ class BatchFigures:
         self._late.clear()
         self._average.load_state_dict(state)
 
-    def _arrived(self, loss: float, tag: tuple[int, list[Any]] | None) -> None:
-        self._average.update(loss)
-        if tag is None:
-            return
-        step, hypers = tag
-        smooth = self._average.value
-        assert smooth is not None
+    def _arrived(self, losses: list[float], tags: list[tuple[int, list[Any]] | None]) -> None:
         names = [name for name, *_ in self._spots]
-        self._sink(step, {"train_loss": smooth, "raw_loss": loss, **dict(zip(names, map(float, hypers), strict=True))})
+        for loss, smooth, tag in zip(losses, self._average.update_all(losses), tags, strict=True):
+            if tag is not None:
+                step, hypers = tag
+                shown = dict(zip(names, map(float, hypers), strict=True))
+                self._sink(step, {"train_loss": smooth, "raw_loss": loss, **shown})
 
     def _hypers(self, opt: Optimizer, loss: Tensor) -> list[Any]:
         """Each layer's hyperparameters: numbers, or their copies on the way, queued before the loss's own."""

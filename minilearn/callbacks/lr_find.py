@@ -91,8 +91,8 @@ class LRFinder(Callback):
             self._rates.append(SchedExp(start, end))
         self.start_lr, self.end_lr = starts[-1], ends[-1]
         self.num_it, self.stop_div = whole("num_it", num_it, 10), stop_div
-        self._late = LateScalars(self._take)
-        self._late.chunk = 16  # a search is short: an end should be seen before it is over
+        self._late = LateScalars(self._arrived)
+        self._late.chunk, self._late.together = 16, 1  # a search is short: an end should be seen before it is over
         self._forget()
 
     def _forget(self) -> None:
@@ -133,16 +133,17 @@ class LRFinder(Callback):
         rates = [rate(self.count / self.num_it) for rate in self._rates]
         set_hypers(self.opt, lr=rates[0] if len(rates) == 1 else rates)
 
+    def _arrived(self, losses: list[float], rates: list[float]) -> None:
+        for loss, rate in zip(losses, rates, strict=True):
+            if not self._over:
+                self._take(loss, rate)
+
     def _take(self, loss: float, lr: float) -> None:
         """Takes on a loss that has arrived from the device."""
-        if self._over:
-            return
         if not math.isfinite(loss):
             self._over = True
             return
-        self._average.update(loss)
-        smooth = self._average.value
-        assert smooth is not None
+        smooth = self._average.update(loss)
         self.lrs.append(lr)
         self.losses.append(smooth)
         if len(self.losses) > self.num_it // 10:  # an average of a few batches goes up and down by chance

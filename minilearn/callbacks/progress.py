@@ -49,7 +49,7 @@ class ProgressCallback(Callback):
         self._begin_part()
 
     def after_batch(self) -> None:
-        if self._due <= time.monotonic():
+        if self._live and self._due <= time.monotonic():
             self._draw()
 
     def after_train(self) -> None:

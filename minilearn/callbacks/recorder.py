@@ -28,9 +28,6 @@ Row = list[float | None]
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
 
-TOGETHER = 16
-"""How many losses from the CPU's memory are taken on one after another; one that is not finite ends such a row."""
-
 KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at")
 """What a checkpoint holds of the history, beside the moving average and the figures of batches."""
 
@@ -81,7 +78,7 @@ class Recorder(Callback):
         self.train_metrics, self.valid_metrics, self.add_time = train_metrics, valid_metrics, add_time
         self._smooth_loss = AvgSmoothLoss(in_range("beta", beta, 0, 1))
         self._valid_loss = AvgLoss()
-        self._late = LateScalars(self._take, TOGETHER)
+        self._late = LateScalars(self._take)
         self._in_training, self._in_valid, self._measured, self._unchecked = False, True, False, False
         self._row: Row | None = None
         self._filled = 0
@@ -95,6 +92,7 @@ class Recorder(Callback):
         self._hps: dict[str, list[float]] = {}
         self._watched: Optimizer | None = None
         self._columns: list[list[float]] = []
+        self._unchanged: Sequence[float] = ()  # the last batch's hyperparameters, where they are floats
         self._late.clear()
         self._smooth_loss.reset()
 
@@ -351,12 +349,15 @@ class Recorder(Callback):
                 raise
         return row
 
-    def _hypers_now(self, opt: Optimizer, loss: Tensor) -> list[Any]:
+    def _hypers_now(self, opt: Optimizer, loss: Tensor) -> Sequence[Any]:
         """The last layer's hyperparameters, in the order of `_columns`: numbers, or their copies on the way."""
         if opt is not self._watched:
             self._watch(opt)
         found = self._figures_of(opt.param_groups[self._shown])
-        return [value if value.__class__ is float else on_its_way(value, loss) for value in found]
+        if found == self._unchanged:
+            return found
+        self._unchanged = found if all([value.__class__ is float for value in found]) else ()  # noqa: C419 -- sooner
+        return self._unchanged or [on_its_way(value, loss) for value in found]
 
     def _watch(self, opt: Optimizer) -> None:
         """Looks up, once a fit, where the optimizer has what is recorded."""
@@ -373,20 +374,21 @@ class Recorder(Callback):
         if len(places) > 1 and all(key in group and i is None for key, i in places):
             self._figures_of = itemgetter(*(key for key, _ in places))  # the same in a quarter of the time
 
-    def _take(self, loss: float, hypers_then: list[Any]) -> None:
-        """Takes on a training loss that has arrived from the device."""
+    def _take(self, losses: list[float], hypers_then: list[Sequence[Any]]) -> None:
+        """Takes on training losses that have arrived from the device."""
         batch = self._smooth_loss.count
-        smooth = self._smooth_loss.update(loss)
-        if self.nan_at is None and not math.isfinite(loss):
-            self.nan_at = batch
-        if batch % self.stride == 0:
-            self._losses.append(smooth)
-            for column, value in zip(self._columns, hypers_then, strict=True):
-                column.append(value if value.__class__ is float else float(value))
-            if len(self._losses) == MAX_POINTS:
-                self.stride *= 2
-                for column in (self._losses, *self._columns):
-                    del column[1::2]
+        for loss, smooth, hypers in zip(losses, self._smooth_loss.update_all(losses), hypers_then, strict=True):
+            if self.nan_at is None and not math.isfinite(loss):
+                self.nan_at = batch
+            if batch % self.stride == 0:
+                self._losses.append(smooth)
+                for column, value in zip(self._columns, hypers, strict=True):
+                    column.append(value if value.__class__ is float else float(value))
+                if len(self._losses) == MAX_POINTS:
+                    self.stride *= 2
+                    for column in (self._losses, *self._columns):
+                        del column[1::2]
+            batch += 1
 
 
 def _as_tensor(figures: list[float]) -> Tensor:

@@ -1,7 +1,7 @@
 """The loader: batches of a dataset, whole ones at a time where the dataset is tensors."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from operator import itemgetter
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
 from minilearn.batches import split_batch
-from minilearn.data.columns import as_columns, batches, copied, fit_on, on_device
+from minilearn.data.columns import CUT_AT_ONCE, as_columns, batches, copied, fit_on, on_device
 from minilearn.data.position import (
     NumberedBatches,
     SeededRows,
@@ -29,8 +29,6 @@ from minilearn.tensors import existing_device
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CUT_AT_ONCE = 64
-"""Into how many batches lent rows are cut by one call: each costs a microsecond less."""
 MOST_WORKERS = 8
 """How many processes ``num_workers="auto"`` starts at most: each holds the dataset's objects and two batches."""
 
@@ -203,9 +201,10 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                 yield from zip(*parts, strict=True) if isinstance(first, tuple) else parts[0]
 
     def _gather(self, columns: tuple[Tensor, ...], first: int = 0, then: Then | None = None) -> Iterator[Any]:
-        yield from map(self.as_given(), self._copies(columns, first, then))
+        copies, given = self._copies(columns, first, then), self.as_given()
+        return copies if given is tuple else map(given, copies)
 
-    def as_given(self) -> Callable[[list[Tensor]], Any]:
+    def as_given(self) -> Callable[[Sequence[Tensor]], Any]:
         """What makes a batch of its columns, in the form in which the data set has its rows."""
         dataset: Any = self.dataset
         bare = isinstance(dataset, Tensor) or (isinstance(dataset, list) and isinstance(dataset[0], Tensor))
@@ -220,7 +219,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         one_order = type(self.batch_sampler) is BatchSampler and self.batch_size is not None
         return one_order and type(self.sampler) is SequentialSampler and len(self.sampler) == len(self.columns[0])  # type: ignore[index]
 
-    def _copies(self, columns: tuple[Tensor, ...], first: int, then: Then | None) -> Iterator[list[Tensor]]:
+    def _copies(self, columns: tuple[Tensor, ...], first: int, then: Then | None) -> Iterator[tuple[Tensor, ...]]:
         """The batches' columns, in the sampler's order, from batch number `first` on."""
         n, device, sampler = len(columns[0]), columns[0].device, self.sampler
         pin = self.pins()

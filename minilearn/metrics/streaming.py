@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -193,9 +193,10 @@ class AvgMetric(Metric):
             raise ValueError(f"metric '{self.name}' must give one number a batch, got shape {tuple(value.shape)}")
         self._late.append(value, size)
 
-    def _add(self, value: float, size: float) -> None:
-        self._total += value * size
-        self._count += size
+    def _add(self, values: list[float], sizes: list[float]) -> None:
+        for value, size in zip(values, sizes, strict=True):
+            self._total += value * size
+            self._count += size
 
 
 def join_averages(metrics: Sequence[AvgMetric]) -> None:
@@ -239,7 +240,7 @@ class AvgSmoothLoss(Metric):
 
     def __init__(self, beta: float = 0.98) -> None:
         self.beta = in_range("beta", beta, 0, 1)
-        self._late = LateScalars(self.update)
+        self._late = LateScalars(self.update_all)
         self.reset()
 
     def reset(self) -> None:
@@ -266,11 +267,18 @@ class AvgSmoothLoss(Metric):
         self._late.clear()
         self.count, self._average = int(state["count"]), state["average"]
 
-    def update(self, loss: float, _: object = None) -> float:
+    def update(self, loss: float) -> float:
         """Takes on a loss that has been read already; gives the average with it."""
-        self.count += 1
-        self._average = self.beta * self._average + (1 - self.beta) * loss
-        return self._average / (1 - self.beta**self.count)
+        return self.update_all([loss])[0]
+
+    def update_all(self, losses: Iterable[float], _: object = None) -> list[float]:
+        """Takes on losses that have been read already; gives the average after each."""
+        values, beta = [], self.beta
+        for loss in losses:
+            self.count += 1
+            self._average = beta * self._average + (1 - beta) * loss
+            values.append(self._average / (1 - beta**self.count))
+        return values
 
     @property
     def value(self) -> float | None:

@@ -311,7 +311,7 @@ def plain_grads(params: Tensors) -> Tensors | None:
 
 def fits_fused(p: Tensor) -> bool:
     """Whether torch has fused kernels for a parameter's device and dtype."""
-    return p.dtype in FUSED.get(p.device.type, ())
+    return p.dtype in FUSED.get("cpu" if p.is_cpu else p.device.type, ())
 
 
 FUSED = {
