@@ -1,98 +1,125 @@
-"""Predictions without the events of a batch, from where on nobody but what gathers them hears of one."""
+"""Predictions without the events of a batch, where nobody but what gathers them hears of one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minilearn.batches import prediction_of
 from minilearn.callback import IN_BATCH
 from minilearn.callbacks.gather_preds import GatherPreds
-from minilearn.data.shares import share_of
+from minilearn.data.loader import DataLoader, changes_of, left_as_they_are
 from minilearn.loop import Loop
 
 LOOKS = 3
 """After so many batches it is settled who listens: those that look at a beginning have rested by then."""
+SMALL_BYTES = 1 << 16
+"""How large an answer is at most that is kept until those of some batches are put together."""
 
-ON_THE_WAY = ("one_batch", "event", "_take", "_predict", "_loss")
+ON_THE_WAY = ("_batches", "one_batch", "event", "_take", "_predict", "_loss")
 """What a batch goes through in the loop: where somebody's own Learner does one of it otherwise, all batches do."""
 
 
 @contextmanager
 def shortcut(learn: Any, gather: GatherPreds) -> Iterator[None]:
-    """For the length of a ``with`` block, batches go straight to the model and its answers to `gather`.
+    """For the length of a ``with`` block, rows of tensors go straight to the model, and its answers to `gather`.
 
-    The first ones go the loop's own way, and all do where another callback hears of a batch. So does one that fails,
-    once more, as the loop says what is wrong with it.
+    The first batches go the loop's own way, and all do where another callback hears of one, or where the loader does
+    not lend its rows. So does one that fails, once more, as the loop says what is wrong with it.
 
     Args:
         learn: the loop.
         gather: one of its callbacks.
     """
-    loops_own: Callable[[int, Any], None] = type(learn).one_batch.__get__(learn)
     held = vars(learn)
-    before = held.get("one_batch")
+    loops_own: Callable[[str], None] = type(learn)._batches.__get__(learn)
+    before = held.get("_batches")
 
-    def first(i: int, batch: Any) -> None:
-        loops_own(i, batch)
-        if _is_alone(learn, gather, batch):
-            held["one_batch"] = _straight(learn, gather, batch, loops_own)
-        elif i >= LOOKS:
-            held["one_batch"] = loops_own
+    def batches(part: str) -> None:
+        loader = learn.dl
+        if not (isinstance(loader, DataLoader) and loader.can_lend() and len(loader) > LOOKS):
+            loops_own(part)
+            return
+        with left_as_they_are(loader.columns or ()):
+            for i, batch in enumerate(loader.lent()):
+                changes = changes_of(batch)
+                learn.one_batch(i, batch)
+                if i < LOOKS and changes_of(batch) == changes and _is_alone(learn, gather, batch):
+                    _straight(learn, gather, loader, i + 1)
+                    break
 
-    held["one_batch"] = first
+    held["_batches"] = batches
     try:
         yield
     finally:
-        del held["one_batch"]
+        del held["_batches"]
         if before is not None:
-            held["one_batch"] = before
+            held["_batches"] = before
 
 
 def _is_alone(learn: Any, gather: GatherPreds, batch: Any) -> bool:
     """Whether nobody but `gather` hears of a batch, of an input and a target, and nothing is done to it."""
     table = learn._handlers
     heard = [(event, handler.__self__) for event in IN_BATCH for handler in table.get(event, ())]
-    pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and learn.dls.n_inp in (None, 1)
+    pair = isinstance(batch, tuple) and len(batch) == 2 and learn.dls.n_inp in (None, 1)
     own = all(getattr(type(learn), name) is getattr(Loop, name) for name in ON_THE_WAY)
     return (
         pair
         and own
         and all(event == "after_batch" and cb is gather for event, cb in heard)
         and learn.compiled is None
-        and share_of(learn.dl) is None
         and isinstance(vars(learn).get("pred"), Tensor)
     )
 
 
-def _straight(learn: Any, gather: GatherPreds, batch: Any, loops_own: Callable[[int, Any], None]) -> Any:
-    model, kind, before = learn.model, type(batch), learn.pred
-    may_hold = gather.may_hold(before, batch[1])
-
-    def straight(i: int, batch: Any) -> None:
-        nonlocal before, may_hold
-        learn.iter = i
-        if batch.__class__ is not kind or len(batch) != 2:
-            gather.take_held()
-            loops_own(i, batch)
-            return
+def _straight(learn: Any, gather: GatherPreds, loader: DataLoader, first: int) -> None:
+    """The batches from number `first` on, a block of rows at a time."""
+    model, bs, before = learn.model, loader.batch_size or 1, learn.pred
+    together = gather.keeps_rows_alone() and before.is_cpu and before.nbytes <= SMALL_BYTES
+    for rows, targets in loader.blocks(first):
+        xs: Any = torch.split(rows, bs)
+        ys: Any = torch.split(targets, bs)
+        learn.iter = first + len(xs) - 1
+        answers: list[Any] = []
         try:
-            pred = model(batch[0])
-        except Exception:
-            gather.take_held()
-            loops_own(i, batch)
-            return
-        if pred.__class__ is not Tensor:
-            gather.take_held()
-            gather.take(prediction_of(pred), (batch[1],))
-            return
-        if before is not None:  # a model may write each answer into the same memory
-            may_hold = may_hold and pred.untyped_storage().data_ptr() != before.untyped_storage().data_ptr()
-            before = None
-        if may_hold:
-            gather.hold(pred, batch[1])
+            for x in xs if together else ():
+                answers.append(model(x))
+                if before is not None:  # a model may write each answer into the same memory
+                    together = _are_apart([before, answers[0]])
+                    before = None
+                    if not together:
+                        break
+        except Exception:  # noqa: S110 -- it comes once more below
+            pass
+        if together and _are_alike(answers):
+            gather.take(torch.cat(answers), (targets[: sum(map(len, answers))],))
         else:
-            gather.take(pred, (batch[1],))
+            for answer, y in zip(answers, ys, strict=False):
+                gather.take(prediction_of(answer), (y,))
+        for i in range(len(answers), len(xs)):
+            _one(learn, gather, first + i, xs[i], ys[i])
+        first += len(xs)
 
-    return straight
+
+def _are_apart(answers: list[Any]) -> bool:
+    """Whether no answer lies in another's memory, which may have been written over."""
+    places = [answer.untyped_storage().data_ptr() for answer in answers if isinstance(answer, Tensor)]
+    return len(set(places)) == len(answers)
+
+
+def _are_alike(answers: list[Any]) -> bool:
+    """Whether answers can be put together: tensors of rows, of one shape and dtype."""
+    if not answers or any([answer.__class__ is not Tensor or not answer.ndim for answer in answers]):  # noqa: C419
+        return False
+    return len({(answer.dtype, answer.shape[1:]) for answer in answers}) == 1
+
+
+def _one(learn: Any, gather: GatherPreds, number: int, x: Tensor, y: Tensor) -> None:
+    try:
+        pred = learn.model(x)
+    except Exception:
+        learn.one_batch(number, (x, y))
+    else:
+        gather.take(prediction_of(pred), (y,))

@@ -1,12 +1,10 @@
 """Predictions kept: those of a validation as it goes by, and those of any loader after each validation."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minilearn.callback import Callback, Callbacks
@@ -20,9 +18,6 @@ from minilearn.joined_rows import FiledNested, JoinedNested
 from minilearn.losses import activation_of, decodes_of, infer_loss, row_losses, unchanged
 from minilearn.rows import Column, InFile, InMemory, Nested, npy_path
 from minilearn.tensors import batch_size, cloned
-
-HELD, HELD_BYTES = 64, 1 << 16
-"""How many small parts are put together before they are stored, and how large a small one is at most."""
 
 
 class GatherPreds(Callback):
@@ -99,7 +94,6 @@ class GatherPreds(Callback):
             )
         self._parts: dict[str, Nested] = {}
         self._inputs: Any = None
-        self._held: list[tuple[Tensor, Tensor]] = []
         self._loss_func: Any = None
         self._made: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
 
@@ -181,36 +175,12 @@ class GatherPreds(Callback):
         if self.with_decoded:
             parts["decoded"].append(decode(pred) if isinstance(pred, Tensor) else pred)
 
-    def hold(self, pred: Tensor, target: Tensor) -> None:
-        """`take`, for many small answers that nothing is done to: they are put together first."""
-        if target.__class__ is not Tensor or pred.nbytes > HELD_BYTES or target.nbytes > HELD_BYTES:
-            self.take_held()
-            self.take(pred, (target,))
-            return
-        self._held.append((pred, target))
-        if len(self._held) == HELD:
-            self.take_held()
-
-    def take_held(self) -> None:
-        """Takes on what is held."""
-        held, self._held = self._held, []
-        if not held:
-            return
-        preds, targets = zip(*held, strict=True)
-        if len({pred.dtype for pred in preds}) == len({target.dtype for target in targets}) == 1:
-            with suppress(RuntimeError):  # rows of differing shapes
-                held = [(torch.cat(preds), torch.cat(targets))]
-        for pred, target in held:
-            self.take(pred, (target,))
-
-    def may_hold(self, pred: Tensor, target: Any) -> bool:
-        """Whether `hold` may be called with batches like this one, which are not written to again."""
-        plain = self._made is not None and self._made[0] is unchanged and not (self.with_loss or self.with_decoded)
-        parts = [part for part in (pred, target) if type(part) is Tensor and part.is_cpu and part.ndim]
-        return plain and isinstance(self.dl, DataLoader) and len(parts) == 2
+    def keeps_rows_alone(self) -> bool:
+        """Whether `take` but keeps predictions and targets, so that it may be given several batches at once."""
+        nothing_else = not (self.with_loss or self.with_decoded or self.with_input or self.concat_dim)
+        return nothing_else and self._made is not None and self._made[0] is unchanged
 
     def after_validate(self) -> None:
-        self.take_held()
         for name, part in self._parts.items():
             setattr(self, name, part.result())
         self._parts = {}
@@ -222,7 +192,7 @@ class GatherPreds(Callback):
         """Lets go of a validation that did not come to its end."""
         for part in self._parts.values():
             part.discard()
-        self._parts, self._inputs, self._held = {}, None, []
+        self._parts, self._inputs = {}, None
 
     def _begin(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         """Activation and decoding by the Learner's loss; before it has one, by that which follows from the batch."""

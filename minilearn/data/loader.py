@@ -195,10 +195,17 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             yield from islice(self._gather(columns), 1, None)
             return
         with left_as_they_are(columns):
-            for start in range(bs, n, bs * CUT_AT_ONCE):
-                cut = [column[start : min(start + bs * CUT_AT_ONCE, n)] for column in columns]
-                parts: list[Any] = [torch.split(rows, bs) for rows in cut]
+            for block in self.blocks(1):
+                parts: list[Any] = [torch.split(rows, bs) for rows in block]
                 yield from zip(*parts, strict=True) if isinstance(first, tuple) else parts[0]
+
+    def blocks(self, first: int) -> Iterator[list[Tensor]]:
+        """Of tensors in order, the columns from batch number `first` on, some batches' rows at a time."""
+        assert self.columns is not None
+        n, bs = len(self.columns[0]), self.batch_size or 1
+        n -= n % bs if self.drop_last else 0
+        for start in range(first * bs, n, bs * CUT_AT_ONCE):
+            yield [column[start : min(start + bs * CUT_AT_ONCE, n)] for column in self.columns]
 
     def _gather(self, columns: tuple[Tensor, ...], first: int = 0, then: Then | None = None) -> Iterator[Any]:
         copies, given = self._copies(columns, first, then), self.as_given()
