@@ -1,6 +1,7 @@
 """Which callbacks act at which event: looked up once, so that an event which nobody handles costs nothing."""
 
 from collections.abc import Callable, Iterable
+from weakref import WeakKeyDictionary
 
 from minilearn.callback import EVENTS, IN_BATCH, Callback
 
@@ -18,10 +19,22 @@ def handlers_of(cbs: Iterable[Callback], training: bool) -> Handlers:
     found: Handlers = {}
     for cb in cbs:
         runs = cb.run_train if training else cb.run_valid
-        for event in EVENTS if cb.run else ("cleanup_fit",):
-            if (runs or event not in IN_BATCH) and hasattr(type(cb), event):
+        for event in events_of(type(cb)):
+            if event == "cleanup_fit" or (cb.run and (runs or event not in IN_BATCH)):
                 found.setdefault(event, []).append(getattr(cb, event))
     return found
+
+
+_known: WeakKeyDictionary[type, tuple[int, tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def events_of(kind: type) -> tuple[str, ...]:
+    """The events that a class defines. They are looked up again where one of its classes has another size by now."""
+    size = sum([len(vars(one)) for one in kind.__mro__])
+    known = _known.get(kind)
+    if known is None or known[0] != size:
+        known = _known[kind] = size, tuple(event for event in EVENTS if hasattr(kind, event))
+    return known[1]
 
 
 class Tables(dict[bool, Handlers]):

@@ -63,12 +63,10 @@ class ManagedLoop(Loop):
             cb: the callback, which is called again from the next part on, and where callbacks are added or removed.
             events: at which events; by default at all but `cleanup_fit`.
         """
-        self._handlers = {  # a table of its own: the old one may be gone through just now
-            event: [h for h in handlers if getattr(h, "__self__", None) is not cb]
-            if (event in events if events else event != "cleanup_fit")
-            else handlers
-            for event, handlers in self._handlers.items()
-        }
+        table = dict(self._handlers)  # the old one may be gone through just now
+        for event in events or [event for event in table if event != "cleanup_fit"]:
+            table[event] = [h for h in table.get(event, ()) if getattr(h, "__self__", None) is not cb]
+        self._handlers = table
 
     def remove_cbs(self, cbs: Callbacks) -> Self:
         """Removes callbacks, one or several."""

@@ -25,7 +25,7 @@ from minilearn.managed import callbacks_of
 from minilearn.metrics import as_metrics
 from minilearn.plots import plot_results
 from minilearn.rows import in_rows
-from minilearn.shortcut import shortcut
+from minilearn.shortcut import straight
 from minilearn.tensors import map_tensors
 
 if TYPE_CHECKING:
@@ -133,6 +133,9 @@ class PredictingLoop(ScheduledFits, ABC):
                 "save_preds and save_targs write rows as they come, and this loader's batch_sampler gives them in an"
                 " order of its own: reorder=False takes them so"
             )
+        unusual = (with_input, with_loss, with_decoded, act, cbs, concat_dim, save_preds, save_targs)
+        if with_preds and with_targs and order is None and not any(unusual) and (found := straight(self, loader)):
+            return found
         gather = GatherPreds(
             with_input, with_loss, save_preds, save_targs, with_preds, with_targs, concat_dim,
             act=act, with_decoded=with_decoded, own_act=True,
@@ -142,7 +145,7 @@ class PredictingLoop(ScheduledFits, ABC):
             for cb in self.cbs
             if isinstance(cb, (Recorder, ProgressCallback)) or getattr(type(cb), "remove_on_fetch", False)
         ]
-        with self.resting(quiet), self.validation_context([*callbacks_of(cbs), gather]), shortcut(self, gather):
+        with self.resting(quiet), self.validation_context([*callbacks_of(cbs), gather]):
             if self._running:
                 self._validate_aside(loader, with_loss=False)
             else:

@@ -3,7 +3,8 @@
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,6 +115,21 @@ class InMemory(Column):
                 self._copy_held()
         else:
             self._blocks[-1][stop - shape[0] : stop] = part
+
+    def append_all(self, parts: list[Tensor]) -> None:
+        """Takes several parts on; those of the kind of the last one are copied together."""
+        first = parts[0]
+        as_before = self._last == (first.shape, first.dtype) and set(map(dtype_of, parts)) == {first.dtype}
+        if as_before and first.is_cpu and not (self._ragged or self._dim or self._held):
+            start, numbers = self._used[-1], sum(map(numel, parts))
+            stop = start + numbers * first.shape[0] // max(first.numel(), 1)
+            if start < stop <= self._size:
+                with suppress(RuntimeError):  # rows of another shape among them
+                    torch.cat(parts, out=self._blocks[-1][start:stop])
+                    self._used[-1] = stop
+                    return
+        for part in parts:
+            self.append(part)
 
     def _copy_held(self) -> None:
         if self._held:
@@ -377,3 +393,7 @@ def npy_path(path: Path, stem: str, name: str) -> Path:
     stem = path.name.removesuffix(".npy")
     place = re.sub(r"\W", "_", name)
     return path.with_name(f"{stem}_{place}.npy" if place else f"{stem}.npy")
+
+
+dtype_of: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
+numel = Tensor.numel

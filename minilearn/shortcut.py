@@ -1,125 +1,118 @@
-"""Predictions without the events of a batch, where nobody but what gathers them hears of one."""
+"""Predictions without any event, where nobody would hear of one."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from minilearn import distributed
 from minilearn.batches import prediction_of
 from minilearn.callback import IN_BATCH
-from minilearn.callbacks.gather_preds import GatherPreds
+from minilearn.callbacks import DevicePlacement, Divergence, Preflight, ProgressCallback, Recorder, TrainEval
 from minilearn.data.loader import DataLoader, changes_of, left_as_they_are
-from minilearn.loop import Loop
+from minilearn.losses import activation_of, unchanged
+from minilearn.rows import InMemory
 
-LOOKS = 3
-"""After so many batches it is settled who listens: those that look at a beginning have rested by then."""
-SMALL_BYTES = 1 << 16
-"""How large an answer is at most that is kept until those of some batches are put together."""
-
-ON_THE_WAY = ("_batches", "one_batch", "event", "_take", "_predict", "_loss")
+HEARD = (*IN_BATCH, "before_validate", "after_validate")
+QUIET = (Divergence, Preflight, ProgressCallback, Recorder)
+"""What has nothing to say to a prediction."""
+ON_THE_WAY = ("_validate", "_begin_part", "_batches", "one_batch", "event", "_take", "_predict", "_clean_up")
 """What a batch goes through in the loop: where somebody's own Learner does one of it otherwise, all batches do."""
+SMALL_BYTES = 1 << 16
+"""How large an answer is at most that is kept until those of a block of batches are put together."""
 
 
-@contextmanager
-def shortcut(learn: Any, gather: GatherPreds) -> Iterator[None]:
-    """For the length of a ``with`` block, rows of tensors go straight to the model, and its answers to `gather`.
-
-    The first batches go the loop's own way, and all do where another callback hears of one, or where the loader does
-    not lend its rows. So does one that fails, once more, as the loop says what is wrong with it.
+def straight(learn: Any, loader: Any) -> tuple[Any, Tensor] | None:
+    """The predictions for a loader's rows, and the targets, as `get_preds` gives them; quicker by some µs a batch.
 
     Args:
         learn: the loop.
-        gather: one of its callbacks.
+        loader: what to go through.
+    Returns:
+        None where it has to be the loop's own way: somebody hears of a batch, the rows are not an input and a target
+        each, as tensors in the computer's memory, in order; or something went wrong, of which the loop says more.
     """
-    held = vars(learn)
-    loops_own: Callable[[str], None] = type(learn)._batches.__get__(learn)
-    before = held.get("_batches")
-
-    def batches(part: str) -> None:
-        loader = learn.dl
-        if not (isinstance(loader, DataLoader) and loader.can_lend() and len(loader) > LOOKS):
-            loops_own(part)
-            return
-        with left_as_they_are(loader.columns or ()):
-            for i, batch in enumerate(loader.lent()):
-                changes = changes_of(batch)
-                learn.one_batch(i, batch)
-                if i < LOOKS and changes_of(batch) == changes and _is_alone(learn, gather, batch):
-                    _straight(learn, gather, loader, i + 1)
-                    break
-
-    held["_batches"] = batches
-    try:
-        yield
-    finally:
-        del held["_batches"]
-        if before is not None:
-            held["_batches"] = before
+    if not (isinstance(loader, DataLoader) and loader.can_lend() and len(loader.columns or ()) == 2):
+        return None
+    if not (_is_plain(learn) and _are_quiet(learn) and loader.columns and loader.columns[0].is_cpu):
+        return None
+    for handler in learn._handlers_of[False].get("before_validate", ()):
+        cb = handler.__self__
+        if type(cb) is TrainEval:
+            cb.before_validate()
+        elif type(cb) is DevicePlacement and cb.place_model().device.type != "cpu":
+            return None
+    with torch.no_grad():
+        return _predictions(learn.model, activation_of(learn.loss_func), loader)
 
 
-def _is_alone(learn: Any, gather: GatherPreds, batch: Any) -> bool:
-    """Whether nobody but `gather` hears of a batch, of an input and a target, and nothing is done to it."""
-    table = learn._handlers
-    heard = [(event, handler.__self__) for event in IN_BATCH for handler in table.get(event, ())]
-    pair = isinstance(batch, tuple) and len(batch) == 2 and learn.dls.n_inp in (None, 1)
-    own = all(getattr(type(learn), name) is getattr(Loop, name) for name in ON_THE_WAY)
-    return (
-        pair
-        and own
-        and all(event == "after_batch" and cb is gather for event, cb in heard)
-        and learn.compiled is None
-        and isinstance(vars(learn).get("pred"), Tensor)
+def _is_plain(learn: Any) -> bool:
+    """Whether the loop does nothing of its own to a batch, and is not in a fit."""
+    dls = learn.dls
+    alone = not learn._running and distributed.world_size() == 1
+    plain = learn.compiled is None and learn.loss_func is not None and not dls.batch_tfms and dls.n_inp in (None, 1)
+    if alone and plain and type(learn).__module__.startswith("minilearn."):
+        return True
+    others = [kind for kind in type(learn).__mro__ if not kind.__module__.startswith("minilearn.")]
+    return alone and plain and not any(name in vars(kind) for kind in others for name in ON_THE_WAY)
+
+
+def _are_quiet(learn: Any) -> bool:
+    """Whether the callbacks that hear of a validation have nothing to do in this one, or rest in `get_preds`."""
+    table = learn._handlers_of[False]
+    heard = {handler.__self__ for event in HEARD for handler in table.get(event, ())}
+    return all(
+        type(cb) in (TrainEval, DevicePlacement, *QUIET) or getattr(type(cb), "remove_on_fetch", False) for cb in heard
     )
 
 
-def _straight(learn: Any, gather: GatherPreds, loader: DataLoader, first: int) -> None:
-    """The batches from number `first` on, a block of rows at a time."""
-    model, bs, before = learn.model, loader.batch_size or 1, learn.pred
-    together = gather.keeps_rows_alone() and before.is_cpu and before.nbytes <= SMALL_BYTES
-    for rows, targets in loader.blocks(first):
-        xs: Any = torch.split(rows, bs)
-        ys: Any = torch.split(targets, bs)
-        learn.iter = first + len(xs) - 1
-        answers: list[Any] = []
+def _predictions(model: nn.Module, activate: Callable[[Any], Any], loader: DataLoader) -> tuple[Any, Tensor] | None:
+    rows, targets = loader.columns or ()
+    n, bs = len(rows), loader.batch_size or 1
+    n -= n % bs if loader.drop_last else 0
+    answer: Callable[[Tensor], Any] = model
+    if activate is not unchanged:
+        answer = lambda x: activate(prediction_of(model(x)))  # noqa: E731
+    found = InMemory(n, len(loader))
+    with left_as_they_are((rows,)):
         try:
-            for x in xs if together else ():
-                answers.append(model(x))
-                if before is not None:  # a model may write each answer into the same memory
-                    together = _are_apart([before, answers[0]])
-                    before = None
-                    if not together:
-                        break
-        except Exception:  # noqa: S110 -- it comes once more below
-            pass
-        if together and _are_alike(answers):
-            gather.take(torch.cat(answers), (targets[: sum(map(len, answers))],))
-        else:
-            for answer, y in zip(answers, ys, strict=False):
-                gather.take(prediction_of(answer), (y,))
-        for i in range(len(answers), len(xs)):
-            _one(learn, gather, first + i, xs[i], ys[i])
-        first += len(xs)
+            first = rows[: min(bs, n)]
+            first = first.clone() if _may_write(model) else first
+            changes = changes_of(first)
+            before = prediction_of(answer(first))
+            if changes_of(first) != changes or not isinstance(before, Tensor):
+                return None
+            found.append(before)
+            small = before.nbytes <= SMALL_BYTES
+            for block, _ in loader.blocks(1):
+                parts: Any = torch.split(block, bs)
+                answers = [answer(parts[0])]
+                if small and _are_apart(before, answers[0]):
+                    for x in parts[1:]:
+                        answers.append(answer(x))  # a comprehension is slower
+                    found.append_all(
+                        answers if set(map(type, answers)) == {Tensor} else list(map(prediction_of, answers))
+                    )
+                else:  # one by one: a model may write each answer into the same memory
+                    found.append(prediction_of(answers.pop()))
+                    for x in parts[1:]:
+                        found.append(prediction_of(answer(x)))
+        except Exception:
+            return None
+    return found.result(), targets[:n].clone()
 
 
-def _are_apart(answers: list[Any]) -> bool:
-    """Whether no answer lies in another's memory, which may have been written over."""
-    places = [answer.untyped_storage().data_ptr() for answer in answers if isinstance(answer, Tensor)]
-    return len(set(places)) == len(answers)
+def _may_write(model: nn.Module) -> bool:
+    """Whether a model may write to its input: one of torch's own layers alone, none of them in place, does not."""
+    for m in model.modules():
+        own_way = "forward" in vars(m) or m._forward_pre_hooks or m._forward_hooks
+        if own_way or not type(m).__module__.startswith("torch.nn.modules.") or getattr(m, "inplace", False):
+            return True
+    return False
 
 
-def _are_alike(answers: list[Any]) -> bool:
-    """Whether answers can be put together: tensors of rows, of one shape and dtype."""
-    if not answers or any([answer.__class__ is not Tensor or not answer.ndim for answer in answers]):  # noqa: C419
+def _are_apart(one: Tensor, other: Any) -> bool:
+    if not isinstance(other, Tensor):
         return False
-    return len({(answer.dtype, answer.shape[1:]) for answer in answers}) == 1
-
-
-def _one(learn: Any, gather: GatherPreds, number: int, x: Tensor, y: Tensor) -> None:
-    try:
-        pred = learn.model(x)
-    except Exception:
-        learn.one_batch(number, (x, y))
-    else:
-        gather.take(prediction_of(pred), (y,))
+    return one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr()

@@ -1,6 +1,5 @@
 """The model and each batch on the device, and the batch's transforms there."""
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ class DevicePlacement(Callback):
         self._move: Mover | None = None
 
     def before_fit(self) -> None:
-        self._place_model()
+        self.place_model()
         ours = isinstance(getattr(self.opt, "opt", self.opt), Optimizer)  # a Lookahead has one within
         for p, state in self.opt.state.items():  # the model may have been moved, or made double, since the last fit
             for name, value in state.items():
@@ -49,12 +48,12 @@ class DevicePlacement(Callback):
         self._rest_where_idle()
 
     def before_validate(self) -> None:
-        self._place_model()
+        self.place_model()
         self._rest_where_idle()
 
     def before_batch(self) -> None:
         learn = self.learn
-        move = self._move or self._place_model()
+        move = self._move or self.place_model()
         learn.xb, learn.yb = move(learn.xb, learn.yb)
         if self.dls.batch_tfms:
             learn.xb = self._transformed(learn.xb)
@@ -79,7 +78,8 @@ class DevicePlacement(Callback):
             )
         return (self.dls.transform(xb[0], training=self.training),)
 
-    def _place_model(self) -> "Mover":
+    def place_model(self) -> "Mover":
+        """Puts the model where it is to be, and gives what moves batches there."""
         target = existing_device(self.device or self.dls.device or default_device())
         for part in (self.model, self.learn.loss_func, *self.dls.batch_tfms):  # a loss or a transform may hold weights
             if isinstance(part, nn.Module) and not is_on(part, target):
@@ -151,8 +151,13 @@ def is_on(module: nn.Module, device: torch.device) -> bool:
 
     Where one of its modules has a way of its own to be moved, only that can tell.
     """
-    own_way = any(type(m)._apply is not nn.Module._apply or type(m).to is not nn.Module.to for m in module.modules())
-    return not own_way and all(tensor.device == device for tensor in chain(module.parameters(), module.buffers()))
+    for m in module.modules():
+        if type(m)._apply is not nn.Module._apply or type(m).to is not nn.Module.to:
+            return False
+        for tensor in (*m._parameters.values(), *m._buffers.values()):
+            if tensor is not None and tensor.device != device:
+                return False
+    return True
 
 
 def _are_on_cpu(parts: tuple[Any, ...]) -> bool:

@@ -157,12 +157,7 @@ class GatherPreds(Callback):
             parts["targets"].skip()
         if self._made is None:
             self._made = self._begin()
-        self.take(learn.pred, learn.yb)
-
-    def take(self, pred: Any, yb: tuple[Any, ...]) -> None:
-        """Takes on what the model gave for a batch, and its targets; `after_batch` has taken one on before."""
-        assert self._made is not None
-        parts, (activate, decode) = self._parts, self._made
+        (activate, decode), pred, yb = self._made, learn.pred, learn.yb
         if self.with_targs and yb:
             parts["targets"].append(_bare(yb))
         if self.with_loss and yb:
@@ -174,11 +169,6 @@ class GatherPreds(Callback):
             parts["preds"].append(pred)
         if self.with_decoded:
             parts["decoded"].append(decode(pred) if isinstance(pred, Tensor) else pred)
-
-    def keeps_rows_alone(self) -> bool:
-        """Whether `take` but keeps predictions and targets, so that it may be given several batches at once."""
-        nothing_else = not (self.with_loss or self.with_decoded or self.with_input or self.concat_dim)
-        return nothing_else and self._made is not None and self._made[0] is unchanged
 
     def after_validate(self) -> None:
         for name, part in self._parts.items():

@@ -98,14 +98,16 @@ class Preflight(Callback):
 
     def before_train(self) -> None:
         self._batches = 0
+        if True not in self._due:
+            self.learn.rest_cb(self)
 
     def before_validate(self) -> None:
         self._batches = 0
+        if False not in self._due:
+            self.learn.rest_cb(self)
 
     def before_batch(self) -> None:
-        if self.training not in self._due:
-            self.learn.rest_cb(self)
-        elif self._batches == 0 and self.training:
+        if self._batches == 0 and self.training:
             self.report(self.at_start())
         elif self._without and self.training and self.may_hook():
             for name, layer in self.model.named_modules():

@@ -46,6 +46,8 @@ def as_metrics(metrics: Any) -> list[Metric]:
     """
     if metrics is None:
         return []
+    if type(metrics) is list and len({m.name for m in metrics if isinstance(m, Metric) and m.name}) == len(metrics):
+        return list(metrics)  # as they were made before
     if isinstance(metrics, Iterable) and not isinstance(metrics, (str, Mapping)) and not _is_collection(metrics):
         several = list(metrics)
     else:
