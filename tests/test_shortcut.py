@@ -156,6 +156,27 @@ def test_model_that_writes_to_a_later_input_is_an_error() -> None:
         learner(Later()).get_preds()
 
 
+def test_hooks_of_the_model_of_its_layers_and_of_all_modules_are_called() -> None:
+    called: list[str] = []
+    for hooked in ("model", "layer", "all"):
+        learn = learner(nn.Sequential(nn.Linear(3, 1)))
+        hook = lambda module, args, output: called.append(hooked)  # noqa: B023, E731
+        if hooked == "all":
+            handle = nn.modules.module.register_module_forward_hook(hook)
+        else:
+            handle = (learn.model if hooked == "model" else learn.model[0]).register_forward_hook(hook)  # type: ignore[index]
+        learn.get_preds()
+        handle.remove()
+    assert called == ["model"] * (N // BS) + ["layer"] * (N // BS) + ["all"] * 2 * (N // BS)
+
+
+def test_layer_in_place_is_given_copies() -> None:
+    before = X.clone()
+    preds, _ = learner(nn.Sequential(nn.ReLU(inplace=True))).get_preds()
+    assert torch.equal(X, before)
+    assert torch.equal(preds, X.relu())
+
+
 class Begins(Callback):
     """Hears that a validation begins."""
 
