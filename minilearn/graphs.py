@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks_for_all
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from minilearn.batches import prediction_of
@@ -16,6 +17,18 @@ from minilearn.tensors import detached, leaves
 def call(model: nn.Module, xb: Any) -> Any:
     """The model's answer; a dict's entries go to it by name."""
     return model(*xb) if isinstance(xb, tuple) else model(**xb)
+
+
+def is_of_torch(model: nn.Module) -> bool:
+    """Whether a model is made of torch's own layers alone, none of them in place and none with hooks.
+
+    Such a model writes to no input, and its `forward` is all that calling it does.
+    """
+    for m in model.modules():
+        own_way = m._forward_pre_hooks or m._forward_hooks or m._compiled_call_impl or "forward" in vars(m)
+        if own_way or not type(m).__module__.startswith("torch.nn.modules.") or getattr(m, "inplace", False):
+            return False
+    return not (hooks_for_all._global_forward_pre_hooks or hooks_for_all._global_forward_hooks)
 
 
 def prediction(model: nn.Module) -> Callable[..., Any]:

@@ -57,6 +57,15 @@ IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "bef
 """The events between a batch's arrival and its end: where a callback can act on the step."""
 
 
+def ours_alone(handlers: Handlers) -> bool:
+    """Whether none but minilearn's own callbacks hear of a batch: those leave its inputs as they are."""
+    return all(
+        type(h.__self__).__module__.startswith("minilearn.")  # type: ignore[attr-defined]
+        for event in IN_BATCH
+        for h in handlers.get(event, ())
+    )
+
+
 def all_look_on(handlers: Handlers) -> bool:
     """Whether no callback acts between a batch's arrival and its end, so that the step may be one graph."""
     return not any(h.__self__.acts_in_step for event in IN_STEP for h in handlers.get(event, ()))  # type: ignore[attr-defined]

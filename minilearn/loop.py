@@ -28,8 +28,8 @@ from minilearn.data.loaders import DataLoaders
 from minilearn.data.position import batches_from
 from minilearn.data.shares import Share, steps
 from minilearn.errors import came_through, did_you_mean
-from minilearn.graphs import call
-from minilearn.handlers import Tables
+from minilearn.graphs import call, is_of_torch
+from minilearn.handlers import Tables, ours_alone
 from minilearn.losses import infer_loss
 from minilearn.optim.foreign import closure, needs_closure
 from minilearn.step import CompiledSteps
@@ -128,7 +128,7 @@ class Loop:
         if then is not None:
             self._begin, self.iter, batches = None, first - 1, batches_from(self.dl, first, then)
         elif not self.training and isinstance(self.dl, (DataLoader, Share)):
-            batches = self.dl.lent()  # to be looked at: no copy of the data is needed
+            batches = self.dl.lent(is_of_torch(self.model) and ours_alone(self._handlers))  # to be looked at: no copies
         else:
             batches = self.dl
         i = first
@@ -151,8 +151,7 @@ class Loop:
         self._take(batch)
         try:
             self.event("before_batch")
-            # With compile=True all is done at once; then come the events.
-            done = None if self.compiled is None else self.compiled.run(self)
+            done = None if self.compiled is None else self.compiled.run(self)  # all at once; then come the events
             self.pred = done[0] if done else self._predict(batch)
             self.event("after_pred")
             if self._with_loss and (self.yb or "output" in self.__dict__):
@@ -199,10 +198,7 @@ class Loop:
 
     def _predict(self, batch: Any) -> Any:
         try:
-            if self.compiled is not None:
-                output = self.compiled.predict(self)
-            else:
-                output = call(self.model if self.around is None else self._called, self.xb)
+            output = call(self._called, self.xb) if self.compiled is None else self.compiled.predict(self)
         except Exception as error:
             explain_model(error, self.model, self.xb, batch)
             raise
@@ -239,8 +235,7 @@ class Loop:
 
     def _take(self, batch: Any) -> None:
         """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
-        if "pred" in self.__dict__ or "loss" in self.__dict__:
-            self._forget(*OF_A_BATCH)
+        self._forget(*OF_A_BATCH)
         self.xb, self.yb = split_batch(batch, self.dls.n_inp, self._to_model)
 
     def _root(self) -> Tensor:
@@ -255,10 +250,7 @@ class Loop:
 
     @property
     def loss_grad(self) -> Tensor:
-        """What `backward` starts from: a copy of `loss`, so that changing it leaves the recorded loss alone.
-
-        The copy is made when a callback first asks for it. Nobody asks: `backward` starts from `loss` itself.
-        """
+        """What `backward` starts from: where a callback asks for it, a copy of `loss`, to be changed by itself."""
         if "_loss_grad" not in self.__dict__:
             self._loss_grad: Tensor = self.loss.clone()
         return self._loss_grad

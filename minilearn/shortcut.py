@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks_for_all
 
 from minilearn import distributed
 from minilearn.batches import prediction_of
 from minilearn.callback import IN_BATCH
 from minilearn.callbacks import DevicePlacement, Divergence, Preflight, ProgressCallback, Recorder, TrainEval
 from minilearn.data.loader import DataLoader, changes_of, left_as_they_are
+from minilearn.graphs import is_of_torch
 from minilearn.losses import activation_of, unchanged
 from minilearn.rows import InMemory
 
@@ -72,7 +72,7 @@ def _predictions(model: nn.Module, activate: Callable[[Any], Any], loader: DataL
     rows, targets = loader.columns or ()
     n, bs = len(rows), loader.batch_size or 1
     n -= n % bs if loader.drop_last else 0
-    plain = _is_of_torch(model)
+    plain = is_of_torch(model)
     answer: Callable[[Tensor], Any] = model.forward if plain else model  # without hooks it is the same, a µs sooner
     if activate is not unchanged:
         answer = lambda x: activate(prediction_of(model(x)))  # noqa: E731
@@ -102,18 +102,6 @@ def _predictions(model: nn.Module, activate: Callable[[Any], Any], loader: DataL
         except Exception:
             return None
     return found.result(), targets[:n].clone()
-
-
-def _is_of_torch(model: nn.Module) -> bool:
-    """Whether a model is made of torch's own layers alone, none of them in place and none with hooks.
-
-    Such a model writes to no input, and its `forward` is all that calling it does.
-    """
-    for m in model.modules():
-        own_way = m._forward_pre_hooks or m._forward_hooks or m._compiled_call_impl or "forward" in vars(m)
-        if own_way or not type(m).__module__.startswith("torch.nn.modules.") or getattr(m, "inplace", False):
-            return False
-    return not (hooks_for_all._global_forward_pre_hooks or hooks_for_all._global_forward_hooks)
 
 
 def _are_apart(one: Tensor, other: Any) -> bool:

@@ -215,6 +215,8 @@ class LateScalars:
     chunk = 256
     together = 16
     """One after another they take a third of the time, as the code that takes them on is at hand then."""
+    reads_from_cpu = True
+    """Whether numbers in the CPU's memory are read as they come; else they are treated as those of a device."""
 
     def __init__(self, sink: Callable[[list[Any], list[Any]], object]) -> None:
         self._sink = sink
@@ -222,7 +224,7 @@ class LateScalars:
 
     def append(self, scalar: Tensor, tag: Any = None) -> None:
         """Takes a number on, with anything that should come out beside it; its graph is let go."""
-        if self._is_free_to_read(scalar):
+        if scalar.is_cpu and self.reads_from_cpu:
             number = scalar.item()
             self._numbers.append(number)
             self._their_tags.append(tag)
@@ -255,9 +257,6 @@ class LateScalars:
         if self._numbers:
             numbers, tags, self._numbers, self._their_tags = self._numbers, self._their_tags, [], []
             self._sink(numbers, tags)
-
-    def _is_free_to_read(self, scalar: Tensor) -> bool:
-        return scalar.is_cpu
 
     def _send(self) -> None:
         """Starts the copy of what is waiting."""

@@ -81,9 +81,7 @@ class AsOnADevice(LateScalars):
     """Holds numbers back as it does those of a device that must be waited for."""
 
     chunk = 4
-
-    def _is_free_to_read(self, scalar: torch.Tensor) -> bool:
-        return False
+    reads_from_cpu = False
 
 
 @pytest.mark.parametrize("late_class", [LateScalars, AsOnADevice])

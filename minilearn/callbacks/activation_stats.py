@@ -29,8 +29,7 @@ KEPT = ("batches", "stride", "_counts", "_nested")
 class _LateRows(LateScalars):
     """Rows of numbers that stay on the device until somebody needs them."""
 
-    def _is_free_to_read(self, row: Tensor) -> bool:
-        return False  # as tensors they are read a chunk at a time from any device
+    reads_from_cpu = False  # as tensors they are read a chunk at a time from any device
 
     def _values(self, numbers: Tensor) -> list[Any]:
         return [row.clone() for row in numbers]  # so that some can be let go

@@ -49,7 +49,7 @@ class ProgressCallback(Callback):
         self._begin_part()
 
     def after_batch(self) -> None:
-        if self._live and self._due <= time.monotonic():
+        if self._due <= time.monotonic():
             self._draw()
 
     def after_train(self) -> None:
@@ -114,6 +114,8 @@ class ProgressCallback(Callback):
         if self._live:
             self._started = time.time()
             self._due = time.monotonic() + REDRAW_S
+        else:
+            self.learn.rest_cb(self, "after_batch")
 
     def _draw(self) -> None:
         if self._bar is None:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -276,17 +276,18 @@ class Recorder(Callback):
             self._valid_loss.accumulate(learn)
             if not self._in_valid:
                 return
-        if learn.yb:
-            with torch.no_grad() if torch.is_grad_enabled() else nullcontext():  # in validation they are off already
-                self._take_on()
+        if not learn.yb:
+            return
+        self._taken = learn.iter
+        if torch.is_grad_enabled():  # in validation they are off already
+            with torch.no_grad():
+                take_on(learn.metrics, learn)
+        else:
+            take_on(learn.metrics, learn)
 
     def after_cancel_batch(self) -> None:
         if not self.training and self._in_valid and self.iter != self._taken:
             go_along(self.learn.metrics, self.learn)
-
-    def _take_on(self) -> None:
-        self._taken = self.iter
-        take_on(self.learn.metrics, self.learn)
 
     def after_train(self) -> None:
         self._late.read()

@@ -164,16 +164,17 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             self._numbered = NumberedBatches(self.batch_sampler, self.generator)
         return self._numbered
 
-    def lent(self) -> Iterator[Any]:
+    def lent(self, safe: bool = False) -> Iterator[Any]:
         """The batches, to be looked at one after another: from tensors in order they are the data set's own rows.
 
-        The first one is a copy. Where it is changed in place, as by a model that begins with such an operation, all are
-        copies. Where only a later one is, that is an error at the end, as the data set has changed with it.
+        The first one is a copy, but for its input where that is `safe`, as nobody is known who would write to it. Where
+        it is changed in place, as by a model that begins with such an operation, all are copies. Where only a later one
+        is, that is an error at the end, as the data set has changed with it.
 
         Raises:
             ValueError: a batch was changed in place, though the first one was not.
         """
-        return self._lend(self.columns) if self.columns is not None and self.can_lend() else iter(self)
+        return self._lend(self.columns, safe) if self.columns is not None and self.can_lend() else iter(self)
 
     def can_lend(self) -> bool:
         """Whether batches may be the data set's own rows: from tensors in order."""
@@ -183,18 +184,19 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             return False  # such tensors do not count their changes
         return not (self.pins() and self.columns[0].is_cpu)  # rows not in pinned memory would have to be waited for
 
-    def _lend(self, columns: tuple[Tensor, ...]) -> Iterator[Any]:
+    def _lend(self, columns: tuple[Tensor, ...], safe: bool) -> Iterator[Any]:
         n, bs = len(columns[0]), self.batch_size or 1
         n -= n % bs if self.drop_last else 0
         if not n:
             return
-        first = self.as_given()([column[: min(bs, n)].clone() for column in columns])
-        before = changes_of(first)
-        yield first
-        if changes_of(first) != before:
-            yield from islice(self._gather(columns), 1, None)
-            return
         with left_as_they_are(columns):
+            parts_of_first = [column[: min(bs, n)] for column in columns]
+            first = self.as_given()([*parts_of_first[:safe], *[part.clone() for part in parts_of_first[safe:]]])
+            before = changes_of(first)
+            yield first
+            if changes_of(first) != before:
+                yield from islice(self._gather(columns), 1, None)
+                return
             for block in self.blocks(1):
                 parts: list[Any] = [torch.split(rows, bs) for rows in block]
                 yield from zip(*parts, strict=True) if isinstance(first, tuple) else parts[0]

@@ -78,7 +78,7 @@ class Share:
     def __iter__(self) -> Iterator[Any]:
         return self.begin_at(0, _nothing)
 
-    def lent(self) -> Iterator[Any]:
+    def lent(self, safe: bool = False) -> Iterator[Any]:
         """The batches, to be looked at one after another: as of `DataLoader.lent`, with its error."""
         self._lends = isinstance(self.loader, DataLoader) and self.loader.can_lend()
         return iter(self)

@@ -162,7 +162,10 @@ class AvgMetric(Metric):
 
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch on; nothing is read from the device."""
-        self._append(self._of(learn), self._rows(learn))
+        value = self._of(learn)
+        if value.__class__ is not Tensor or value.ndim:
+            value = self._as_scalar(value)
+        self._late.append(value, self._rows(learn))
 
     @property
     def value(self) -> float | None:
@@ -186,12 +189,12 @@ class AvgMetric(Metric):
         """How many rows a batch counts for."""
         return batch_size(learn.yb or learn.xb)
 
-    def _append(self, value: Any, size: float) -> None:
+    def _as_scalar(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
-            value = torch.as_tensor(value, dtype=torch.float64)
-        elif value.ndim:
+            return torch.as_tensor(value, dtype=torch.float64)
+        if value.ndim:
             raise ValueError(f"metric '{self.name}' must give one number a batch, got shape {tuple(value.shape)}")
-        self._late.append(value, size)
+        return value
 
     def _add(self, values: list[float], sizes: list[float]) -> None:
         for value, size in zip(values, sizes, strict=True):
@@ -221,10 +224,9 @@ class AvgLoss(AvgMetric):
         return learn.loss
 
     def _rows(self, learn: Any) -> float:
-        share = share_of(getattr(learn, "dl", None))
-        if share is None or not learn.training:
-            return super()._rows(learn)
-        return share.total / share.world  # in training the mean of the processes' losses is that of the step's rows
+        share = share_of(learn.dl) if getattr(learn, "training", False) else None
+        # In training the mean of the processes' losses is that of the step's rows.
+        return batch_size(learn.yb or learn.xb) if share is None else share.total / share.world
 
 
 class AvgSmoothLoss(Metric):

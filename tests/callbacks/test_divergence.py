@@ -32,7 +32,7 @@ def learner(*cbs: Any, rows: int = 40, model: nn.Module | None = None, **kwargs:
 
 def late(learn: Learner) -> Learner:
     """As on a GPU: losses are read at the end of an epoch's training."""
-    learn.recorder._late._is_free_to_read = lambda scalar: False  # type: ignore[method-assign]
+    learn.recorder._late.reads_from_cpu = False
     return learn
 
 

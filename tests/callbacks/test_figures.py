@@ -21,7 +21,7 @@ class Batch:
 
 
 def as_on_a_gpu(figures: BatchFigures) -> None:
-    figures._late._is_free_to_read = lambda scalar: False  # type: ignore[method-assign]
+    figures._late.reads_from_cpu = False
 
 
 def taken(figures: BatchFigures, opt: Any, losses: list[float]) -> None:

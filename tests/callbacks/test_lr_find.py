@@ -146,7 +146,7 @@ def test_loss_that_is_nan_from_the_start_is_an_error_that_says_so() -> None:
 def test_curve_on_a_gpu_ends_where_it_does_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     there, here = learner(), learner()
     find(here, 1e-3, 100.0)
-    monkeypatch.setattr("minilearn.tensors.LateScalars._is_free_to_read", lambda self, scalar: False)
+    monkeypatch.setattr("minilearn.tensors.LateScalars.reads_from_cpu", False)
     find(there, 1e-3, 100.0)
     assert there.lr_search == here.lr_search
 

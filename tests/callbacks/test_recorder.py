@@ -112,8 +112,7 @@ def test_torchs_hyperparameters_are_kept_under_our_names(opt_func: object, expec
 class AsFromAGPU(LateScalars):
     """Gives every number late, as it would come from a GPU."""
 
-    def _is_free_to_read(self, scalar: torch.Tensor) -> bool:
-        return False
+    reads_from_cpu = False
 
 
 def test_rate_that_is_a_tensor_is_kept_as_it_was_in_each_batch() -> None:
@@ -434,6 +433,6 @@ def test_smooth_loss_is_up_to_date_whenever_it_is_read() -> None:
                 counts.append(self.learn.recorder.smooth_loss.count)
 
     learn = learner(Look)
-    learn.recorder._late._is_free_to_read = lambda scalar: False  # as on a GPU
+    learn.recorder._late.reads_from_cpu = False  # as on a GPU
     learn.fit(1)
     assert counts == [1, 2]
