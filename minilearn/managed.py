@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from minilearn.callback import EVENTS, Callback, Callbacks
 from minilearn.errors import describe, did_you_mean
+from minilearn.handlers import events_of
 from minilearn.loop import Loop
 
 
@@ -64,8 +65,9 @@ class ManagedLoop(Loop):
             events: at which events; by default at all but `cleanup_fit`.
         """
         table = dict(self._handlers)  # the old one may be gone through just now
-        for event in events or [event for event in table if event != "cleanup_fit"]:
-            table[event] = [h for h in table.get(event, ()) if getattr(h, "__self__", None) is not cb]
+        for event in events or events_of(type(cb)):
+            if event in table and (events or event != "cleanup_fit"):
+                table[event] = [h for h in table[event] if getattr(h, "__self__", None) is not cb]
         self._handlers = table
 
     def remove_cbs(self, cbs: Callbacks) -> Self:
