@@ -20,7 +20,7 @@ before they are used. `benchmarks/loading.py` repeats this.
 """
 DEVICE_CHUNK_BYTES = 1 << 24
 """The same on a GPU, where a chunk saves launches. Not measured."""
-CUT_AT_ONCE = 64
+CUT_AT_ONCE = 128
 """Into how many pieces a tensor is cut by one call: each costs a microsecond less."""
 FREE_FRAC = 0.5
 """The share of a GPU's free memory that the data may take; the rest is for the model and what its layers keep."""

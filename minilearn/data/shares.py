@@ -293,6 +293,8 @@ class Share:
 
 def share_of(dl: Any) -> Share | None:
     """The share that a loader is, or goes through several times; None: it is a whole one."""
+    if dl.__class__ is DataLoader:  # nearly always
+        return None
     within = dl if isinstance(dl, Share) else getattr(dl, "loader", None)
     return within if isinstance(within, Share) else None
 
