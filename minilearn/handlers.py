@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
+from torch import nn
+
 from minilearn.callback import EVENTS, IN_BATCH, Callback
+from minilearn.graphs import is_of_torch
 
 Handlers = dict[str, list[Callable[[], None]]]
 """For an event's name, what is called at it, in its order."""
@@ -57,9 +60,11 @@ IN_STEP = ("after_pred", "after_loss", "before_backward", "after_backward", "bef
 """The events between a batch's arrival and its end: where a callback can act on the step."""
 
 
-def ours_alone(handlers: Handlers) -> bool:
-    """Whether none but minilearn's own callbacks hear of a batch: those leave its inputs as they are."""
-    return all(
+def nobody_writes(model: nn.Module, handlers: Handlers) -> bool:
+    """Whether a batch's inputs stay as they are: the model is of torch's own layers, none in place, and none but
+    minilearn's own callbacks, which leave them alone, hear of the batch.
+    """
+    return is_of_torch(model) and all(
         type(h.__self__).__module__.startswith("minilearn.")  # type: ignore[attr-defined]
         for event in IN_BATCH
         for h in handlers.get(event, ())

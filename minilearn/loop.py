@@ -28,8 +28,8 @@ from minilearn.data.loaders import DataLoaders
 from minilearn.data.position import batches_from
 from minilearn.data.shares import Share, steps
 from minilearn.errors import came_through, did_you_mean
-from minilearn.graphs import call, is_of_torch
-from minilearn.handlers import Tables, ours_alone
+from minilearn.graphs import call
+from minilearn.handlers import Tables, nobody_writes
 from minilearn.losses import infer_loss
 from minilearn.optim.foreign import closure, needs_closure
 from minilearn.step import CompiledSteps
@@ -128,7 +128,7 @@ class Loop:
         if then is not None:
             self._begin, self.iter, batches = None, first - 1, batches_from(self.dl, first, then)
         elif not self.training and isinstance(self.dl, (DataLoader, Share)):
-            batches = self.dl.lent(is_of_torch(self.model) and ours_alone(self._handlers))  # to be looked at: no copies
+            batches = self.dl.lent(safe=nobody_writes(self.model, self._handlers))  # to be looked at: no copies
         else:
             batches = self.dl
         i = first

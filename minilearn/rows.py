@@ -119,7 +119,8 @@ class InMemory(Column):
     def append_all(self, parts: list[Tensor]) -> None:
         """Takes several parts on; those of the kind of the last one are copied together."""
         first = parts[0]
-        as_before = self._last == (first.shape, first.dtype) and set(map(dtype_of, parts)) == {first.dtype}
+        alike = len(set(map(dtype_of, parts))) == len(set(map(Tensor.dim, parts))) == 1
+        as_before = alike and self._last == (first.shape, first.dtype)
         if as_before and first.is_cpu and not (self._ragged or self._dim or self._held):
             start, numbers = self._used[-1], sum(map(numel, parts))
             stop = start + numbers * first.shape[0] // max(first.numel(), 1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minilearn.callback import Callback
 from minilearn.data import DataLoader, DataLoaders
 from minilearn.learner import Learner
 
@@ -61,3 +62,30 @@ def test_validation_runs_in_inference_mode() -> None:
         wanted = learn.validate()
         with torch.inference_mode():
             assert learn.validate() == wanted
+
+
+def test_input_that_is_safe_is_not_copied_and_its_change_is_an_error() -> None:
+    x, y = torch.rand(10, 3), torch.arange(10)
+    batches = DataLoader((x, y), 4).lent(safe=True)
+    first = next(batches)
+    assert first[0].data_ptr() == x.data_ptr()
+    assert first[1].data_ptr() != y.data_ptr()
+    first[0].zero_()
+    with pytest.raises(ValueError, match="rows of the data set were changed in place"):
+        list(batches)
+
+
+class Doubles(Callback):
+    """Writes to the batch."""
+
+    def before_batch(self) -> None:
+        self.xb[0].mul_(2)
+
+
+def test_a_callback_that_changes_its_input_leaves_the_validation_set_alone() -> None:
+    x = torch.rand(10, 3)
+    kept = x.clone()
+    learn = Learner(DataLoaders.from_tensors(x, x, x, x, bs=4), nn.Linear(3, 3), nn.functional.mse_loss, cbs=Doubles)
+    with learn.no_logging():
+        learn.fit(1)
+    assert torch.equal(x, kept)
