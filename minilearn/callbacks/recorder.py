@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Row = list[float | None]
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
+
+AS_IT_IS = nullcontext()
 
 KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at")
 """What a checkpoint holds of the history, beside the moving average and the figures of batches."""
@@ -276,14 +278,10 @@ class Recorder(Callback):
             self._valid_loss.accumulate(learn)
             if not self._in_valid:
                 return
-        if not learn.yb:
-            return
-        self._taken = learn.iter
-        if torch.is_grad_enabled():  # in validation they are off already
-            with torch.no_grad():
+        if learn.yb:
+            self._taken = learn.iter
+            with torch.no_grad() if torch.is_grad_enabled() else AS_IT_IS:  # in validation they are off already
                 take_on(learn.metrics, learn)
-        else:
-            take_on(learn.metrics, learn)
 
     def after_cancel_batch(self) -> None:
         if not self.training and self._in_valid and self.iter != self._taken:
