@@ -235,7 +235,8 @@ class Loop:
 
     def _take(self, batch: Any) -> None:
         """Splits a batch into `xb` and `yb`, and forgets the last batch's answer and loss."""
-        self._forget(*OF_A_BATCH)
+        for name in OF_A_BATCH:
+            self.__dict__.pop(name, None)
         self.xb, self.yb = split_batch(batch, self.dls.n_inp, self._to_model)
 
     def _root(self) -> Tensor:

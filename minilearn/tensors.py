@@ -26,6 +26,9 @@ def set_seed(s: int, reproducible: bool = False) -> None:
         torch.backends.cudnn.benchmark = False
 
 
+CPU = torch.device("cpu")
+
+
 def default_device() -> torch.device:
     """Where work goes when nobody says otherwise: the current CUDA GPU, else Apple's, else the CPU."""
     if torch.cuda.is_available():
@@ -41,6 +44,8 @@ def existing_device(wanted: torch.device | str) -> torch.device:
     Raises:
         ValueError: it is not there.
     """
+    if wanted == CPU:
+        return CPU
     try:
         return torch.empty(0, device=wanted).device
     except (AssertionError, RuntimeError) as error:

@@ -161,20 +161,21 @@ class TrialLoop(ConvertibleLoop):
             super()._fit(start_epoch)
 
     def _train(self) -> None:
-        with self._causes_named():
+        try:
             super()._train()
+        except Exception as error:
+            self._name_cause(error)
+            raise
 
     def _validate(self, dl: Any, *, with_loss: bool = True) -> None:
-        with self._causes_named():
-            super()._validate(dl, with_loss=with_loss)
-
-    @contextmanager
-    def _causes_named(self) -> Iterator[None]:
         try:
-            yield
+            super()._validate(dl, with_loss=with_loss)
         except Exception as error:
-            name_cause(error, self.__dict__.get("xb"), training=self.training)
+            self._name_cause(error)
             raise
+
+    def _name_cause(self, error: Exception) -> None:
+        name_cause(error, self.__dict__.get("xb"), training=self.training)
 
     def _uses_cuda(self) -> bool:
         """Whether a fit runs on a CUDA GPU."""

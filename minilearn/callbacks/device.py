@@ -63,12 +63,12 @@ class DevicePlacement(Callback):
 
     def _rest_where_idle(self) -> None:
         """Nothing is to be done to rows that are cut from tensors on the CPU, where they are to be, as they are."""
-        share = share_of(self.dl)
-        loader = self.dl if share is None else share.loader
+        learn, on_cpu = self.learn, self._move is not None and self._move.device.type == "cpu"
+        share = share_of(learn.dl)
+        loader = learn.dl if share is None else share.loader
         columns = loader.columns if isinstance(loader, DataLoader) else None
-        on_cpu = self._move is not None and self._move.device.type == "cpu"
-        if on_cpu and columns and not self.dls.batch_tfms and all(column.is_cpu for column in columns):
-            self.learn.rest_cb(self, "before_batch")
+        if on_cpu and columns and not learn.dls.batch_tfms and all([column.is_cpu for column in columns]):  # noqa: C419
+            learn.rest_cb(self, "before_batch")
 
     def _transformed(self, xb: Any) -> tuple[Tensor]:
         if not isinstance(xb, tuple) or len(xb) != 1 or not isinstance(xb[0], Tensor):
@@ -80,8 +80,9 @@ class DevicePlacement(Callback):
 
     def place_model(self) -> "Mover":
         """Puts the model where it is to be, and gives what moves batches there."""
-        target = existing_device(self.device or self.dls.device or default_device())
-        for part in (self.model, self.learn.loss_func, *self.dls.batch_tfms):  # a loss or a transform may hold weights
+        learn = self.learn
+        target = existing_device(self.device or learn.dls.device or default_device())
+        for part in (learn.model, learn.loss_func, *learn.dls.batch_tfms):  # a loss or a transform may hold weights
             if isinstance(part, nn.Module) and not is_on(part, target):
                 part.to(target)
         if self._move is None or self._move.device != target:

@@ -152,6 +152,7 @@ class AvgMetric(Metric):
         self.func: Callable[..., Any] = getattr(plain, "mean_of", func)
         self._finish: Callable[[float], float] = getattr(plain, "then", float)
         self._late = LateScalars(self._add)
+        self._late.together = self._late.chunk  # nobody looks at it before the end
         self.reset()
 
     def reset(self) -> None:
