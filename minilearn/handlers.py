@@ -32,11 +32,14 @@ _known: WeakKeyDictionary[type, tuple[int, tuple[str, ...]]] = WeakKeyDictionary
 
 
 def events_of(kind: type) -> tuple[str, ...]:
-    """The events that a class defines. They are looked up again where one of its classes has another size by now."""
-    size = sum([len(vars(one)) for one in kind.__mro__])
-    known = _known.get(kind)
+    """The events that a class defines; minilearn's own are looked up again only where they have another size by now."""
+    ours = kind.__module__.startswith("minilearn.")
+    size = sum([len(vars(one)) for one in kind.__mro__]) if ours else 0
+    known = _known.get(kind) if ours else None
     if known is None or known[0] != size:
-        known = _known[kind] = size, tuple(event for event in EVENTS if hasattr(kind, event))
+        known = size, tuple([event for event in EVENTS if hasattr(kind, event)])
+        if ours:
+            _known[kind] = known
     return known[1]
 
 

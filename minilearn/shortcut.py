@@ -34,9 +34,10 @@ def straight(learn: Any, loader: Any) -> tuple[Any, Tensor] | None:
         None where it has to be the loop's own way: somebody hears of a batch, the rows are not an input and a target
         each, as tensors in the computer's memory, in order; or something went wrong, of which the loop says more.
     """
-    if not (isinstance(loader, DataLoader) and loader.can_lend() and len(loader.columns or ()) == 2):
+    columns = loader.columns if isinstance(loader, DataLoader) and loader.can_lend() else None
+    if columns is None or len(columns) != 2 or not (columns[0].is_cpu and columns[1].is_cpu):
         return None
-    if not (_is_plain(learn) and _are_quiet(learn) and loader.columns and loader.columns[0].is_cpu):
+    if not (_is_plain(learn) and _are_quiet(learn)):
         return None
     for handler in learn._handlers_of[False].get("before_validate", ()):
         cb = handler.__self__

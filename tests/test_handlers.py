@@ -1,5 +1,6 @@
 """Which callbacks act at which event: looked up once for a class, and again where it has changed."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -21,6 +22,15 @@ def test_event_that_a_class_is_given_later_is_found() -> None:
     assert events_of(Own) == events_of(Further) == ("before_batch", "after_loss")
     del Own.after_loss
     assert events_of(Further) == ("before_batch",)
+    del Own.before_batch  # type: ignore[attr-defined]
+    Own.after_step = lambda self: None  # type: ignore[attr-defined]
+    assert events_of(Further) == ("after_step",)
+
+
+def test_event_that_one_of_minilearns_classes_is_given_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "after_step" not in events_of(Recorder)
+    monkeypatch.setattr(Recorder, "after_step", lambda self: None, raising=False)
+    assert "after_step" in events_of(Recorder)
 
 
 def test_callback_that_does_not_run_hears_of_the_end_alone() -> None:
