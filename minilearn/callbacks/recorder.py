@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 Row = list[float | None]
 MAX_POINTS = 1 << 15
 """How many batches' figures are kept one by one; then every second is let go, so that memory stays flat."""
-
-AS_IT_IS = nullcontext()
 
 KEPT = ("values", "valid_values", "iters", "epochs", "seconds", "stride", "nan_at")
 """What a checkpoint holds of the history, beside the moving average and the figures of batches."""
@@ -280,7 +278,10 @@ class Recorder(Callback):
                 return
         if learn.yb:
             self._taken = learn.iter
-            with torch.no_grad() if torch.is_grad_enabled() else AS_IT_IS:  # in validation they are off already
+            if torch.is_grad_enabled():  # in validation they are off already
+                with torch.no_grad():
+                    take_on(learn.metrics, learn)
+            else:
                 take_on(learn.metrics, learn)
 
     def after_cancel_batch(self) -> None:

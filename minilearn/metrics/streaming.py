@@ -152,7 +152,6 @@ class AvgMetric(Metric):
         self.func: Callable[..., Any] = getattr(plain, "mean_of", func)
         self._finish: Callable[[float], float] = getattr(plain, "then", float)
         self._late = LateScalars(self._add)
-        self._late.together = self._late.chunk  # nobody looks at it before the end
         self.reset()
 
     def reset(self) -> None:
@@ -166,7 +165,12 @@ class AvgMetric(Metric):
         value = self._of(learn)
         if value.__class__ is not Tensor or value.ndim:
             value = self._as_scalar(value)
-        self._late.append(value, self._rows(learn))
+        size = self._rows(learn)
+        if value.is_cpu:  # there is nothing to wait for
+            self._total += value.item() * size
+            self._count += size
+        else:
+            self._late.append(value, size)
 
     @property
     def value(self) -> float | None:
