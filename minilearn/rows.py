@@ -117,7 +117,7 @@ class InMemory(Column):
             self._blocks[-1][stop - shape[0] : stop] = part
 
     def append_all(self, parts: list[Tensor]) -> None:
-        """Takes several parts on; those of the kind of the last one are copied together."""
+        """Takes several parts on, at least one; those of the kind of the part before are copied by one call."""
         first = parts[0]
         alike = len(set(map(dtype_of, parts))) == len(set(map(Tensor.dim, parts))) == 1
         as_before = alike and self._last == (first.shape, first.dtype)

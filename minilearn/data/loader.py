@@ -191,7 +191,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             return
         with left_as_they_are(columns):
             parts_of_first = [column[: min(bs, n)] for column in columns]
-            first = self.as_given()([*parts_of_first[:safe], *[part.clone() for part in parts_of_first[safe:]]])
+            first = self.as_given()([part if safe and not i else part.clone() for i, part in enumerate(parts_of_first)])
             before = changes_of(first)
             yield first
             if changes_of(first) != before:

@@ -368,7 +368,6 @@ class Optimizer(GroupMethods):
 
 _step_untraced = untraced(Optimizer._step)
 _step_heard = Optimizer.profile_hook_step(Optimizer._step)
-is_contiguous = Tensor.is_contiguous
 numel = Tensor.numel
 
 OWN = (
