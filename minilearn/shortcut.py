@@ -10,7 +10,7 @@ from minilearn import distributed
 from minilearn.batches import prediction_of
 from minilearn.callback import IN_BATCH
 from minilearn.callbacks import DevicePlacement, Divergence, Preflight, ProgressCallback, Recorder, TrainEval
-from minilearn.data.loader import DataLoader, changes_of, left_as_they_are
+from minilearn.data.loader import DataLoader, changes_of, left_as_they_are, used_rows
 from minilearn.graphs import is_of_torch
 from minilearn.losses import activation_of, unchanged
 from minilearn.rows import InMemory
@@ -71,8 +71,7 @@ def _are_quiet(learn: Any) -> bool:
 
 def _predictions(model: nn.Module, activate: Callable[[Any], Any], loader: DataLoader) -> tuple[Any, Tensor] | None:
     rows, targets = loader.columns or ()
-    n, bs = len(rows), loader.batch_size or 1
-    n -= n % bs if loader.drop_last else 0
+    n, bs = used_rows(loader, len(rows)), loader.batch_size or 1
     plain = is_of_torch(model)
     answer: Callable[[Tensor], Any] = model.forward if plain else model  # without hooks it is the same, a µs sooner
     if activate is not unchanged:

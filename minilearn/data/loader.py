@@ -185,8 +185,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         return not (self.pins() and self.columns[0].is_cpu)  # rows not in pinned memory would have to be waited for
 
     def _lend(self, columns: tuple[Tensor, ...], safe: bool) -> Iterator[Any]:
-        n, bs = len(columns[0]), self.batch_size or 1
-        n -= n % bs if self.drop_last else 0
+        n, bs = used_rows(self, len(columns[0])), self.batch_size or 1
         if not n:
             return
         with left_as_they_are(columns):
@@ -204,8 +203,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def blocks(self, first: int) -> Iterator[list[Tensor]]:
         """Of tensors in order, the columns from batch number `first` on, some batches' rows at a time."""
         assert self.columns is not None
-        n, bs = len(self.columns[0]), self.batch_size or 1
-        n -= n % bs if self.drop_last else 0
+        n, bs = used_rows(self, len(self.columns[0])), self.batch_size or 1
         for start in range(first * bs, n, bs * CUT_AT_ONCE):
             yield [column[start : min(start + bs * CUT_AT_ONCE, n)] for column in self.columns]
 
@@ -247,7 +245,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             if isinstance(sampler, RandomSampler)
             else None
         )
-        n = n - n % bs if self.drop_last else n
+        n = used_rows(self, n)
         if then:
             then()
             done = first * bs
@@ -257,6 +255,11 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             columns = tuple(column[done:] for column in columns) if order is None else columns
             order = None if order is None else order[done:]
         yield from batches(columns, bs, n, order, pin=pin)
+
+
+def used_rows(dl: Any, n: int) -> int:
+    """How many of `n` rows are in a batch: all, but for a ragged last one's with `drop_last`."""
+    return n - n % (dl.batch_size or 1) if dl.drop_last else n
 
 
 def changes_of(batch: Any) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
-from minilearn.data.loader import DataLoader
+from minilearn.data.loader import DataLoader, used_rows
 from minilearn.data.position import generators_of
 from minilearn.data.shares import numbers_of_main
 from minilearn.errors import describe
@@ -135,7 +135,7 @@ def row_count(dl: Any) -> int | None:
         n = len(dl.sampler)
     except (TypeError, NotImplementedError):
         return None
-    return n - n % (dl.batch_size or 1) if dl.drop_last else n
+    return used_rows(dl, n)
 
 
 def _has_rows(dl: Any) -> bool:
