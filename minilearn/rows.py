@@ -15,8 +15,6 @@ from torch import Tensor
 from minilearn.files import whole_file
 from minilearn.tensors import map_tensors, shape_text
 
-HELD, HELD_BYTES = 16, 1 << 16
-"""How many small parts are copied at once where they may be, and how large a small one is at most."""
 IN_FLIGHT = 8
 """How many batches may be on their way from a GPU: the oldest has long arrived when it is looked at."""
 HEADER_BYTES = 256
@@ -80,15 +78,11 @@ class InMemory(Column):
         rows: how many will come; None where nobody knows.
         batches: in how many batches; None where nobody knows.
         dim: the axis along which batches are joined; any but 0 needs a second copy.
-        hold: whether parts stay as they are, so that small ones may be copied several at once, later; a model's answers
-            do not where it writes each into the same memory.
     """
 
-    def __init__(self, rows: int | None, batches: int | None, dim: int = 0, *, hold: bool = False) -> None:
+    def __init__(self, rows: int | None, batches: int | None, dim: int = 0) -> None:
         super().__init__()
         self._rows, self._batches, self._dim = rows, batches, dim
-        self._hold, self._holds = hold, False
-        self._held: list[Tensor] = []
         self._blocks: list[Tensor] = []
         self._used: list[int] = []
         self._size = 0  # of the last block
@@ -105,23 +99,17 @@ class InMemory(Column):
         start = self._used[-1]
         stop = start + shape[0]
         if stop > self._size:
-            self._copy_held()
             self._room(part, max(shape[0], sum(self._used)))
             stop = shape[0]
         self._used[-1] = stop
-        if self._holds:
-            self._held.append(part)
-            if len(self._held) == HELD:
-                self._copy_held()
-        else:
-            self._blocks[-1][stop - shape[0] : stop] = part
+        self._blocks[-1][stop - shape[0] : stop] = part
 
     def append_all(self, parts: list[Tensor]) -> None:
         """Takes several parts on, at least one; those of the kind of the part before are copied by one call."""
         first = parts[0]
         alike = len(set(map(dtype_of, parts))) == len(set(map(Tensor.dim, parts))) == 1
         as_before = alike and self._last == (first.shape, first.dtype)
-        if as_before and first.is_cpu and not (self._ragged or self._dim or self._held):
+        if as_before and first.is_cpu and not (self._ragged or self._dim):
             start, numbers = self._used[-1], sum(map(numel, parts))
             stop = start + numbers * first.shape[0] // max(first.numel(), 1)
             if start < stop <= self._size:
@@ -132,20 +120,11 @@ class InMemory(Column):
         for part in parts:
             self.append(part)
 
-    def _copy_held(self) -> None:
-        if self._held:
-            stop = self._used[-1]
-            start = stop - sum([part.shape[0] for part in self._held])
-            torch.cat(self._held, out=self._blocks[-1][start:stop])
-            self._held.clear()
-
     def _look(self, part: Tensor) -> None:
         """The first part, or one of another shape than that before it: the ragged last, or rows of other shapes."""
-        self._copy_held()
         self._last = part.shape, part.dtype
         if self._dim:
             return
-        self._holds = self._hold and part.nbytes <= HELD_BYTES
         if not self._blocks:
             self._begin(part)
         block = self._blocks[-1]
@@ -170,7 +149,6 @@ class InMemory(Column):
         self._used.append(len(block))
 
     def _whole(self) -> Any:
-        self._copy_held()
         blocks = [block[:used] for block, used in zip(self._blocks, self._used, strict=True)]
         self._blocks, self._used = [], []
         if self._ragged:
@@ -191,7 +169,7 @@ class InMemory(Column):
     def discard(self) -> None:
         """Lets go of what was gathered so far."""
         super().discard()
-        self._blocks, self._used, self._held = [], [], []
+        self._blocks, self._used = [], []
 
 
 class InFile(Column):

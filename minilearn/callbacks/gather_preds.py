@@ -10,7 +10,7 @@ from torch import Tensor
 from minilearn.callback import Callback, Callbacks
 from minilearn.callbacks.progress import ProgressCallback
 from minilearn.callbacks.recorder import Recorder
-from minilearn.data.loader import DataLoader, length
+from minilearn.data.loader import length
 from minilearn.data.order import row_count
 from minilearn.data.shares import share_of
 from minilearn.errors import describe, whole
@@ -113,14 +113,13 @@ class GatherPreds(Callback):
         self._loss_func = self._made = None
         rows, batches = row_count(self.dl), length(self.dl)
 
-        ours = isinstance(self.dl, DataLoader)  # its batches are not written to again
         several = share_of(self.dl) is not None
 
-        def part(path: Path | None = None, stem: str = "", hold: bool = False) -> Nested:
+        def part(path: Path | None = None, stem: str = "") -> Nested:
             def column(name: str) -> Column:
                 if path is not None:
                     return InFile(npy_path(path, stem, name))
-                return InMemory(rows, batches, self.concat_dim, hold=hold)
+                return InMemory(rows, batches, self.concat_dim)
 
             if not several:
                 return Nested(column)
@@ -131,7 +130,7 @@ class GatherPreds(Callback):
         self._parts = {
             "inputs": part(),
             "preds": part(self.save_preds, "preds"),
-            "targets": part(self.save_targs, "targs", hold=ours),
+            "targets": part(self.save_targs, "targs"),
             "decoded": part(),
             "losses": (JoinedNested if several else Nested)(lambda name: InMemory(rows, batches)),
         }
