@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from minilearn.callback import Callback
 from minilearn.callbacks import FetchPreds, FetchPredsCallback, GatherPreds, GatherPredsCallback
+from minilearn.data import DataLoader
 from minilearn.learner import Learner
 from minilearn.metrics import mse
 
@@ -42,6 +43,23 @@ def test_gathering_changes_no_figure_of_the_fit() -> None:
     plain.fit(2)
     gathered.fit(2)
     assert gathered.recorder.values == plain.recorder.values
+
+
+class Spoils(Callback):
+    """Writes to a batch that is through."""
+
+    order = 1000
+
+    def after_batch(self) -> None:
+        self.yb[0].zero_()
+
+
+def test_target_written_to_after_its_batch_is_gathered_as_it_was() -> None:
+    learn = learner()
+    order = DataLoader(learn.dls.valid_ds, 4, shuffle=True)  # whose batches are copies, not the data set's own rows
+    found, expected = learn.get_preds(dl=order, cbs=Spoils())[1], learn.get_preds(dl=order)[1]
+    torch.testing.assert_close(found.sort(0).values, expected.sort(0).values)
+    assert found.any()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
