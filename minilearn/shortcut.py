@@ -89,22 +89,18 @@ def _predictions(model: nn.Module, activate: Callable[[Any], Any], loader: DataL
             small = before.nbytes <= SMALL_BYTES
             for block, _ in loader.blocks(1):
                 parts: Any = torch.split(block, bs)
-                answers = [answer(parts[0])]
-                if small and _are_apart(before, answers[0]):
-                    for x in parts[1:]:
-                        answers.append(answer(x))  # a comprehension is slower
-                    tensors = set(map(type, answers)) == {Tensor}
-                    found.append_all(answers if tensors else list(map(prediction_of, answers)))
-                else:  # one by one: a model may write each answer into the same memory
-                    found.append(prediction_of(answers.pop()))
-                    for x in parts[1:]:
+                if not small:
+                    for x in parts:
                         found.append(prediction_of(answer(x)))
+                    continue
+                answers = []
+                for x in parts:
+                    answers.append(answer(x))  # a comprehension is slower
+                if set(map(type, answers)) != {Tensor}:
+                    answers = [prediction_of(part) for part in answers]
+                if len(set(map(Tensor.data_ptr, answers))) < len(answers):
+                    return None  # the model writes one after another into the same memory
+                found.append_all(answers)
         except Exception:
             return None
     return found.result(), targets[:n].clone()
-
-
-def _are_apart(one: Tensor, other: Any) -> bool:
-    if not isinstance(other, Tensor):
-        return False
-    return one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr()

@@ -250,18 +250,21 @@ def test_batch_that_is_cancelled_within_the_model_is_left_out() -> None:
 
 
 class WritesOver(nn.Module):
-    """Gives each answer in the same memory."""
+    """Gives each answer in the same memory, or in turns in several pieces of it."""
 
-    def __init__(self, bs: int) -> None:
+    def __init__(self, pieces: int) -> None:
         super().__init__()
-        self.room = torch.empty(bs, 1)
+        self.rooms = [torch.empty(BS, 1) for _ in range(pieces)]
+        self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sum(x, 1, keepdim=True, out=self.room[: len(x)])
+        self.calls += 1
+        return torch.sum(x, 1, keepdim=True, out=self.rooms[self.calls % len(self.rooms)][: len(x)])
 
 
-def test_answers_that_are_written_over_are_copied_in_time() -> None:
-    preds, _ = learner(WritesOver(BS)).get_preds()
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_answers_that_are_written_over_are_copied_in_time(pieces: int) -> None:
+    preds, _ = learner(WritesOver(pieces)).get_preds()
     assert torch.equal(preds, X.sum(1, keepdim=True))
 
 

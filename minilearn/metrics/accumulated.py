@@ -41,11 +41,14 @@ class InChunks(Metric):
     def accumulate(self, learn: Batch) -> None:
         """Takes a batch on; nothing is read from the device but once a chunk."""
         target = single_target(self.name, learn)
-        pred, target = self._prepare(learn.pred.detach(), target.detach())
+        pred, target = self._prepare(answer := learn.pred.detach(), given := target.detach())
         self._note(learn, len(pred))
-        self._waiting.append((pred, target))
         self._held += pred.numel() + target.numel()
-        if self._held >= CHUNK_NUMBERS or len(self._waiting) >= CHUNK_BATCHES:
+        full = self._held >= CHUNK_NUMBERS or len(self._waiting) + 1 >= CHUNK_BATCHES
+        if not full:  # what waits must not change: a model may write its next answer to the same memory
+            pred, target = _apart(pred, answer), _apart(target, given)
+        self._waiting.append((pred, target))
+        if full:
             self._pass_on()
 
     def _prepare(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +65,11 @@ class InChunks(Metric):
             preds, targets = zip(*self._waiting, strict=True)
             self._waiting, self._held = [], 0
             self._take(torch.cat(preds), torch.cat(targets))
+
+
+def _apart(part: Tensor, whole: Tensor) -> Tensor:
+    """`part` in memory of its own, if it is not."""
+    return part.clone() if part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr() else part
 
 
 class AccumMetric(InChunks):

@@ -36,6 +36,18 @@ def test_function_is_given_all_rows_in_order(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(seen[1], target)
 
 
+def test_answers_and_targets_that_are_written_over_are_kept_as_they_were() -> None:
+    answer, given = torch.empty(4, 1), torch.empty(4, 1)
+    seen: list[Tensor] = []
+    metric = AccumMetric(lambda pred, target: seen.extend([pred, target]) or 0)
+    pred, target = torch.randn(20), torch.randn(20)
+    for p, t in zip(pred.split(4), target.split(4), strict=True):
+        metric.accumulate(batch(answer.copy_(p[:, None]), given.copy_(t[:, None])))
+    assert metric.value == 0
+    assert torch.equal(seen[0], pred)
+    assert torch.equal(seen[1], target)
+
+
 def test_many_small_batches_wait_in_a_bounded_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accumulated, "CHUNK_BATCHES", 3)
     metric = AccumMetric(largest)
