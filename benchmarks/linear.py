@@ -220,7 +220,7 @@ def validate(setting: Setting) -> Measured:
         model = nn.Linear(784, 1).eval()
         return lambda: [validate_by_hand(model, x, y) for _ in range(times)][-1]
 
-    return race(ours, theirs, setting.of(31, 7), per=times)
+    return race(ours, theirs, setting.rounds(91, 7), per=times)
 
 
 def get_preds(setting: Setting) -> Measured:
@@ -241,7 +241,7 @@ def get_preds(setting: Setting) -> Measured:
         model.load_state_dict(nn.Linear(784, 1).state_dict())
         return lambda: [by_hand() for _ in range(times)][-1]
 
-    return race(ours, theirs, setting.of(31, 7), per=times)
+    return race(ours, theirs, setting.rounds(91, 7), per=times)
 
 
 def list_of_rows(setting: Setting) -> Measured:

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import math
 import os
-import statistics
 import sys
 import time
 import warnings
@@ -251,30 +250,30 @@ def main(name: str, epochs: int) -> None:
     print(json.dumps({"seconds": seconds, "work": work, "loss": float(loss), "accuracy": float(accuracy)}))
 
 
+Ends = list[dict[str, float]]
+"""What a side's processes printed, one a round."""
+
+
 @functools.cache
-def rounds_of_all(setting: Setting) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """The seconds of an epoch, and those of the processor, of everyone who is there, round by round."""
-    there = [name for name in MAKERS if name == "ours" or importlib.util.find_spec(name) is not None]
-    seconds: dict[str, list[float]] = {name: [] for name in there}
-    work: dict[str, list[float]] = {name: [] for name in there}
+def rounds_of_all(setting: Setting) -> dict[str, tuple[Ends, Ends]]:
+    """Of each peer that is there, our ends and its own. Ours run anew beside each: a machine is not long the same."""
+    there = [name for name in MAKERS if name != "ours" and importlib.util.find_spec(name) is not None]
+    found: dict[str, tuple[Ends, Ends]] = {name: ([], []) for name in there}
     for _ in range(setting.of(3, 1)):
-        ends = {}
-        for name in there:
-            ends[name] = end = in_process("peers.py", name, 5)
-            seconds[name].append(end["seconds"])
-            work[name].append(end["work"])
-        for name, end in ends.items():
-            close = math.isclose(end["loss"], ends["ours"]["loss"], rel_tol=0.1)
-            close = close and abs(end["accuracy"] - ends["ours"]["accuracy"]) <= 0.01
-            assert close, f"{name} ended with {end}, ours with {ends['ours']}"
-    return seconds, work
+        for name, (ours, theirs) in found.items():
+            ours.append(end_of_ours := in_process("peers.py", "ours", 5))
+            theirs.append(end := in_process("peers.py", name, 5))
+            close = math.isclose(end["loss"], end_of_ours["loss"], rel_tol=0.1)
+            close = close and abs(end["accuracy"] - end_of_ours["accuracy"]) <= 0.01
+            assert close, f"{name} ended with {end}, ours with {end_of_ours}"
+    return found
 
 
 def ratio(peer: str, setting: Setting) -> Measured:
     """Ours beside a peer's; with the ratio of the processor's times, which is steadier on a machine that is shared."""
-    seconds, work = rounds_of_all(setting)
-    by_work = compared(work["ours"], work[peer]).figure
-    return compared(seconds["ours"], seconds[peer], note=f"{peer}; by the processor's time {by_work:.3f}")
+    ends = rounds_of_all(setting)[peer]
+    seconds, work = ([[end[clock] for end in side] for side in ends] for clock in ("seconds", "work"))
+    return compared(*seconds, note=f"{peer}; by the processor's time {compared(*work).figure:.3f}")
 
 
 def beside(peer: str, setting: Setting) -> Measured:
@@ -286,9 +285,7 @@ def beside(peer: str, setting: Setting) -> Measured:
 def beside_best(setting: Setting) -> Measured:
     if not any(importlib.util.find_spec(peer) for peer in FULL):
         raise Skip("none of them is installed: pip install -e '.[bench]'")
-    seconds, _ = rounds_of_all(setting)
-    best = min((peer for peer in FULL if peer in seconds), key=lambda peer: statistics.median(seconds[peer]))
-    return ratio(best, setting)
+    return max((ratio(peer, setting) for peer in FULL if peer in rounds_of_all(setting)), key=lambda one: one.figure)
 
 
 CASES = [
