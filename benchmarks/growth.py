@@ -159,7 +159,8 @@ def parameters(n: int, setting: Setting) -> Measured:
 
 def in_turns(n: int, setting: Setting) -> Measured:
     """`parameters`, in this process."""
-    steps = 20 if n >= 10**8 else setting.of(1_500, 500)
+    # Whether weights are finite is looked at when a fit begins and after each epoch, not in a batch: the more of those.
+    steps = setting.of(40, 20) if n >= 10**8 else setting.of(1_500, 500)
     batch = torch.full((1, 1), 1e-9), torch.ones(1, 1)
 
     def ours(n: int) -> Run:
