@@ -289,6 +289,7 @@ def beside(peer: str, setting: Setting) -> Measured:
 
 
 def beside_best(setting: Setting) -> Measured:
+    """Beside the one of `FULL` that ours is the least ahead of."""
     if not any(importlib.util.find_spec(peer) for peer in FULL):
         raise Skip("none of them is installed: pip install -e '.[bench]'")
     return max((ratio(peer, setting) for peer in FULL if peer in rounds_of_all(setting)), key=lambda one: one.figure)
