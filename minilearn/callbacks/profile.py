@@ -1,6 +1,7 @@
 """Where a batch's time goes: a short training with a clock beside it, which leaves no trace."""
 
 import copy
+import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,8 +71,9 @@ def profile_fit(learn: "Learner", n_batches: int) -> Profile:
     """What `Learner.profile` does: trains with a clock, puts everything back, prints a table and gives it.
 
     A tenth as many batches again, at least three, come first and are not counted: the first ones make the
-    optimizer's state, start workers and choose kernels. All the Learner's callbacks take part, but for those with
-    ``run_search = False``, and see `before_fit`, `before_epoch`, `before_train`, the events of the batches and
+    optimizer's state, start workers and choose kernels. Then Python's garbage is collected, or what is left of the
+    imports would be charged to whichever part its turn came in. All the Learner's callbacks take part, but for those
+    with ``run_search = False``, and see `before_fit`, `before_epoch`, `before_train`, the events of the batches and
     `cleanup_fit`; nothing is printed meanwhile. The training loader is gone through as often as needed.
 
     On a GPU each part is waited for, so that it is charged with its own work: the sum is then more than a batch takes
@@ -169,7 +171,9 @@ class _Clock:
     def _count(self) -> None:
         self._seen += 1
         if self._seen == self.warm_up:
+            gc.collect()
             self._seconds.clear()
+            self._since = time.perf_counter()
         elif self._seen == self.warm_up + self.n_batches:
             self.done = True
             raise _Measured

@@ -1,5 +1,6 @@
 """learn.profile: the time is charged to whoever spent it, and no trace is left."""
 
+import gc
 import time
 from collections.abc import Iterator
 
@@ -132,6 +133,33 @@ def test_as_many_batches_are_seen_as_asked_for_and_a_few_before() -> None:
 
     learner(cbs=Count).profile(40)
     assert len(seen) == 44
+
+
+class Litter:
+    """Garbage that takes long to be collected."""
+
+    collected = 0
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        time.sleep(NAP_S)
+        Litter.collected += 1
+
+
+def test_garbage_from_before_is_charged_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Litter, "collected", 0)
+    learn = learner()
+    gc.collect()
+    gc.disable()  # so that it is collected by none but the profile
+    try:
+        Litter()
+        found = learn.profile(1)
+    finally:
+        gc.enable()
+    assert Litter.collected == 1
+    assert found.batch_s < NAP_S
 
 
 def test_table_goes_to_the_logger() -> None:
