@@ -16,6 +16,7 @@ from minilearn.callbacks import Preflight
 from minilearn.callbacks.preflight import OF_LABELS
 from minilearn.data.loader import ANEW
 from minilearn.data.loaders import DataLoaders
+from minilearn.data.rounds import Rounds
 from minilearn.errors import came_through, whole
 from minilearn.hooks import shapes_of
 from minilearn.optim import groups
@@ -24,7 +25,7 @@ from minilearn.preflight import data, model
 from minilearn.preflight.finding import Finding
 from minilearn.preflight.kinds import DISTANCE, Comparison, comparisons, kind_of, name_of
 from minilearn.preflight.page import Check
-from minilearn.restore import Rounds, restored
+from minilearn.restore import restored
 from minilearn.tensors import batch_size, leaves, shape_text
 
 MOST_LAYERS = 60

@@ -14,10 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from minilearn import distributed
 from minilearn.callback import Callback
-from minilearn.data.loader import length, no_batch
-from minilearn.data.shares import Share
 from minilearn.loop import Loop
 from minilearn.metrics import Metric
 from minilearn.random_states import random_states, set_random_states
@@ -68,40 +65,6 @@ def restored(learn: Loop, params: Iterable[Tensor] = ()) -> Iterator[None]:
             learn.__dict__.update(attributes)
             learn.cbs = cbs
             learn.build_handlers()
-
-
-class Rounds:
-    """A loader that is gone through again and again until `n` batches have come.
-
-    In several processes each goes through its share: `n` is the number of steps.
-
-    Args:
-        loader: the loader; what else is asked for, its `dataset` say, is its.
-        n: how many batches.
-    """
-
-    def __init__(self, loader: Any, n: int) -> None:
-        self.loader, self.n = Share(loader) if distributed.world_size() > 1 else loader, n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[Any]:
-        left = self.n
-        while left:
-            before = left
-            for batch in self.loader:
-                yield batch
-                left -= 1
-                if not left:
-                    return
-            if left == before:
-                raise ValueError(no_batch("training loader", length(self.loader)))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copying asks of an object before it has its attributes
-            raise AttributeError(name)
-        return getattr(self.loader, name)
 
 
 class _Rewind:

@@ -18,10 +18,11 @@ from minilearn.callbacks.lr_find import ON_THE_STEP
 from minilearn.conversions import ConvertibleLoop
 from minilearn.data.loader import ANEW, length
 from minilearn.data.loaders import DataLoaders
+from minilearn.data.rounds import Rounds
 from minilearn.errors import whole
 from minilearn.faults import name_cause
 from minilearn.optim.groups import Spread
-from minilearn.restore import Rounds, restored
+from minilearn.restore import restored
 from minilearn.tensors import batch_size
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"

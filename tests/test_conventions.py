@@ -46,6 +46,7 @@ ROOM_ORDER = {
         "loader",
         "own_rows",
         "shares",
+        "rounds",
         "order",
         "loaders",
         "transforms",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from minilearn.callback import Callback
 from minilearn.callbacks.train_eval import TrainEval
 from minilearn.data.loader import DataLoader
-from minilearn.data.shares import share_of
+from minilearn.data.rounds import beneath
 from minilearn.optim import Optimizer
 from minilearn.tensors import default_device, existing_device, shape_text, to_device
 
@@ -64,8 +64,7 @@ class DevicePlacement(Callback):
     def _rest_where_idle(self) -> None:
         """Nothing is to be done to rows that are cut from tensors on the CPU, where they are to be, as they are."""
         learn, on_cpu = self.learn, self._move is not None and self._move.device.type == "cpu"
-        share = share_of(learn.dl)
-        loader = learn.dl if share is None else share.loader
+        loader = beneath(learn.dl)
         columns = loader.columns if isinstance(loader, DataLoader) else None
         if on_cpu and columns and not learn.dls.batch_tfms and all([column.is_cpu for column in columns]):  # noqa: C419
             learn.rest_cb(self, "before_batch")

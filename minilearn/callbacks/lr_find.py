@@ -15,12 +15,13 @@ from minilearn.callback import Callback, CancelFitException, CancelValidExceptio
 from minilearn.callbacks.recorder import Recorder
 from minilearn.data.loader import ANEW
 from minilearn.data.loaders import DataLoaders
+from minilearn.data.rounds import Rounds
 from minilearn.errors import did_you_mean, positive, warn, whole
 from minilearn.lr_suggest import SUGGESTIONS, Suggestion
 from minilearn.metrics import AvgSmoothLoss
 from minilearn.optim.groups import set_hypers
 from minilearn.plots import plot_lr_find
-from minilearn.restore import Rounds, restored
+from minilearn.restore import restored
 from minilearn.schedule import SchedExp
 from minilearn.tensors import LateScalars
 

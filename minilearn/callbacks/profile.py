@@ -14,8 +14,9 @@ from minilearn.callback import Callback
 from minilearn.callbacks.device import DevicePlacement
 from minilearn.data.loader import ANEW
 from minilearn.data.loaders import DataLoaders
+from minilearn.data.rounds import Rounds
 from minilearn.errors import whole
-from minilearn.restore import Rounds, restored
+from minilearn.restore import restored
 
 if TYPE_CHECKING:
     from minilearn.learner import Learner
@@ -162,7 +163,9 @@ class _Clock:
         return Profile(self.n_batches, whole_s / self.n_batches, rows)
 
     def _charge(self, part: str) -> None:
-        """Charges a part with the time since the last charge."""
+        """Charges a part with the time since the last charge; what comes once all is measured, with nothing."""
+        if self.done:
+            return
         self._wait()
         now = time.perf_counter()
         self._seconds[part] = self._seconds.get(part, 0.0) + now - self._since

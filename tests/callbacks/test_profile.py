@@ -2,6 +2,7 @@
 
 import gc
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -96,7 +97,8 @@ def test_time_is_charged_to_who_spends_it(part: str, options: dict[str, object])
 
 
 def test_parts_come_in_the_order_of_a_batch() -> None:
-    assert [row.name for row in learner(cbs=Nap).profile(3).rows] == [
+    batches = list(line_dls().train)
+    assert [row.name for row in learner(dls=[batches], cbs=Nap).profile(3).rows] == [
         "loading",
         "moving to the device",
         "forward",
@@ -107,9 +109,28 @@ def test_parts_come_in_the_order_of_a_batch() -> None:
         "Nap",
         "Recorder",
         "TrainEval",
-        "ProgressCallback",
         "the loop itself",
     ]
+
+
+def test_what_rests_in_a_fit_rests_here() -> None:
+    assert "moving to the device" not in [row.name for row in learner().profile(3).rows]
+
+
+def test_batch_may_take_the_memory_of_the_one_before() -> None:
+    batches: list[weakref.ref[Tensor]] = []
+
+    class OneByOne:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            for _ in range(4):
+                assert [ref for ref in batches if ref() is not None] == []
+                x = torch.rand(4, 3)
+                batches.append(weakref.ref(x))
+                yield x, torch.rand(4, 1)
+                del x
+
+    learner(dls=[OneByOne()]).profile(3)
+    assert len(batches) == 6
 
 
 def test_parts_are_the_whole() -> None:

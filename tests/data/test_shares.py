@@ -16,9 +16,9 @@ from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, Sampl
 from minilearn.data import DataLoader
 from minilearn.data.loader import auto_workers
 from minilearn.data.own_rows import share_sizes
+from minilearn.data.rounds import Rounds
 from minilearn.data.shares import Share, share_of, steps
 from minilearn.random_states import random_states, set_random_states
-from minilearn.restore import Rounds
 
 SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31)
 BS = 4

@@ -44,6 +44,6 @@ def test_table_shown_adds_up() -> None:
 
 def test_every_part_shown_is_explained() -> None:
     explained = re.findall(r"^\| ([^|]+?) \|", PAGE, re.MULTILINE)
-    callbacks = {"Recorder", "TrainEval", "ProgressCallback"}
+    callbacks = {"Recorder", "TrainEval"}
     assert set(parts(TABLE)) - callbacks - {"part", "all"} <= set(explained)
     assert all(f"`{name}`" in PAGE for name in callbacks)
