@@ -165,7 +165,7 @@ class Litter:
         self.itself = self
 
     def __del__(self) -> None:
-        time.sleep(NAP_S)
+        time.sleep(20 * NAP_S)
         Litter.collected += 1
 
 
@@ -180,7 +180,7 @@ def test_garbage_from_before_is_charged_to_nobody(monkeypatch: pytest.MonkeyPatc
     finally:
         gc.enable()
     assert Litter.collected == 1
-    assert found.batch_s < NAP_S
+    assert found.batch_s < 20 * NAP_S  # of a single batch, which a busy machine may hold up by a nap
 
 
 def test_table_goes_to_the_logger() -> None:
